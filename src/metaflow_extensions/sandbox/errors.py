@@ -1,0 +1,60 @@
+"""The one error tree of metaflow-sandbox.
+
+    SandboxError
+      UnknownBackend        the name is not built in, not an entry point, not an import path
+      BackendUnavailable    the backend exists but cannot run here
+      UnsupportedOption     the backend cannot honour an option that was asked for
+      StartFailed           the sandbox or its command could not be started; nothing of the user's ran
+      SandboxLost           the sandbox went away while a command ran
+      QuotaExceeded         the provider refuses more for now; ``retry_after`` is in seconds or None
+      CommandTimeout        a deadline of ours passed
+      RelayError            a frame, a verb or a path that the relay does not accept
+
+An exit code, a timeout and a provider failure are three outcomes: the first is an ``int``, the
+others are exceptions from this tree. Every message says the cause and what mends it.
+"""
+
+from __future__ import annotations
+
+
+class SandboxError(Exception):
+    """Root of the tree; never raised itself."""
+
+
+class UnknownBackend(SandboxError):
+    """No backend of that name."""
+
+
+class BackendUnavailable(SandboxError):
+    """The backend cannot run on this machine; the message names the remedy."""
+
+
+class UnsupportedOption(SandboxError):
+    """An option that the backend cannot honour; raised before anything is started."""
+
+
+class StartFailed(SandboxError):
+    """The sandbox or a command in it could not be started; user code has not run."""
+
+
+class SandboxLost(SandboxError):
+    """The sandbox went away under a running command."""
+
+
+class QuotaExceeded(SandboxError):
+    """The provider refuses more sandboxes for now.
+
+    ``retry_after`` is in seconds, or None when the provider did not say.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class CommandTimeout(SandboxError):
+    """A deadline set by us passed; the process tree has been killed."""
+
+
+class RelayError(SandboxError):
+    """A frame, verb, path or value that the relay refuses."""
