@@ -1,0 +1,1 @@
+"""What is started inside a sandbox: the standard library only, Python 3.8 and later."""

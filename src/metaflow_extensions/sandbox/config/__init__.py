@@ -1,0 +1,34 @@
+"""Settings of the extension: METAFLOW_SANDBOX_… in the environment, SANDBOX_… in Metaflow's configuration."""
+
+from metaflow.metaflow_config import SPIN_ALLOWED_DECORATORS as _SPIN_ALLOWED
+from metaflow.metaflow_config_funcs import from_conf
+
+# Defaults of the decorator's attributes of the same names.
+SANDBOX_BACKEND = from_conf("SANDBOX_BACKEND")
+SANDBOX_IMAGE = from_conf("SANDBOX_IMAGE")
+SANDBOX_CPU = from_conf("SANDBOX_CPU")
+SANDBOX_MEMORY = from_conf("SANDBOX_MEMORY")
+SANDBOX_DISK = from_conf("SANDBOX_DISK")
+SANDBOX_GPU = from_conf("SANDBOX_GPU")
+SANDBOX_TIMEOUT = from_conf("SANDBOX_TIMEOUT")
+SANDBOX_ENV = from_conf("SANDBOX_ENV")
+SANDBOX_NETWORK = from_conf("SANDBOX_NETWORK")
+SANDBOX_ISOLATION = from_conf("SANDBOX_ISOLATION")
+SANDBOX_EXECUTABLE = from_conf("SANDBOX_EXECUTABLE")
+SANDBOX_DATASTORE_ACCESS = from_conf("SANDBOX_DATASTORE_ACCESS")
+SANDBOX_BACKEND_OPTIONS = from_conf("SANDBOX_BACKEND_OPTIONS")
+
+# How often a sandbox that failed before user code ran is made again.
+SANDBOX_MAX_INFRA_RETRIES = from_conf("SANDBOX_MAX_INFRA_RETRIES", 2)
+# "any", or "vetted": only artifacts made of allow-listed classes leave a sandbox.
+SANDBOX_ARTIFACTS = from_conf("SANDBOX_ARTIFACTS", "any")
+# More classes for "vetted", comma-separated: "pandas.*,mypackage.Model".
+SANDBOX_ARTIFACT_GLOBALS = from_conf("SANDBOX_ARTIFACT_GLOBALS", "")
+# Limits of one task, in MiB: an artifact once inflated, everything sent, output passed on, code.
+SANDBOX_MAX_ARTIFACT = from_conf("SANDBOX_MAX_ARTIFACT", 8 * 1024)
+SANDBOX_MAX_UPLOAD = from_conf("SANDBOX_MAX_UPLOAD", 64 * 1024)
+SANDBOX_MAX_OUTPUT = from_conf("SANDBOX_MAX_OUTPUT", 16)
+SANDBOX_MAX_CODE = from_conf("SANDBOX_MAX_CODE", 256)
+
+# `spin` would otherwise run a sandboxed step without its sandbox.
+SPIN_ALLOWED_DECORATORS = [*_SPIN_ALLOWED, "sandbox", "bubblewrap", "secrets"]

@@ -1,0 +1,128 @@
+"""The guest's side of the relay: one connection a thread, opened when it is first needed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Optional, Tuple, cast
+
+from .frames import ChannelClosed, encode_frame, read_frame, read_stream, write_stream
+
+ADDRESS_VARIABLE = "METAFLOW_SANDBOX_RELAY"
+PIPELINED_SAVES = 64  # unanswered saves at once: their answers fit a socket's buffer
+
+
+class RelayRefused(Exception):
+    """The launcher refused a request, or could not carry it out; the message says why."""
+
+
+class Connection:
+    """One connection to the relay: a request, then its answer."""
+
+    def __init__(self, address: str) -> None:
+        scheme, _, path = address.partition(":")
+        if scheme != "unix":
+            raise RelayRefused("%s=%s is not an address that this guest knows" % (ADDRESS_VARIABLE, address))
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(path)
+        self.reader: BinaryIO = cast("BinaryIO", self._socket.makefile("rb", 256 * 1024))
+        self.writer: BinaryIO = cast("BinaryIO", self._socket.makefile("wb", 256 * 1024))
+
+    def send(self, header: Dict[str, Any], source: Optional[BinaryIO] = None) -> None:
+        """Queue a request, with the bytes of ``source`` behind it as a stream."""
+        self.writer.write(encode_frame(header))
+        if source is not None:
+            write_stream(self.writer, source)
+
+    def answer(self) -> Dict[str, Any]:
+        """The next answer. Raises RelayRefused when it is a refusal."""
+        self.writer.flush()
+        try:
+            header, _ = read_frame(self.reader)
+        except ChannelClosed as error:
+            raise RelayRefused(
+                "the launcher has closed the relay: the run is over or was cancelled"
+            ) from error
+        if "error" in header:
+            raise RelayRefused(str(header["error"]))
+        return header
+
+    def call(self, verb: str, **arguments: Any) -> Dict[str, Any]:
+        """One request and its answer."""
+        arguments["verb"] = verb
+        self.send(arguments)
+        return self.answer()
+
+    def close(self) -> None:
+        """Close both directions."""
+        self.reader.close()
+        self.writer.close()
+        self._socket.close()
+
+
+class RelayClient:
+    """Requests of one process inside a sandbox; usable from any thread and after a fork."""
+
+    def __init__(self, address: Optional[str] = None) -> None:
+        self._address = address
+        self._local = threading.local()
+
+    def connection(self) -> Connection:
+        """This thread's connection."""
+        if getattr(self._local, "pid", None) != os.getpid():
+            address = self._address or os.environ.get(ADDRESS_VARIABLE)
+            if not address:
+                raise RelayRefused("%s is not set: this process is in no sandbox" % ADDRESS_VARIABLE)
+            self._local.connection = Connection(address)
+            self._local.pid = os.getpid()
+        connection: Connection = self._local.connection
+        return connection
+
+    def call(self, verb: str, **arguments: Any) -> Dict[str, Any]:
+        """One request and its answer."""
+        return self.connection().call(verb, **arguments)
+
+    def save(
+        self, store: str, items: Iterable[Tuple[str, BinaryIO, Optional[Dict[str, Any]]]], overwrite: bool
+    ) -> None:
+        """Send objects as (path, file, metadata); refusals are raised after the rest was sent."""
+        connection = self.connection()
+        refused: List[RelayRefused] = []
+        waiting = 0
+
+        def collect(down_to: int) -> None:
+            nonlocal waiting
+            while waiting > down_to:
+                waiting -= 1
+                try:
+                    connection.answer()
+                except RelayRefused as error:
+                    refused.append(error)
+
+        for path, source, metadata in items:
+            connection.send(
+                {"verb": "save", "store": store, "path": path, "meta": metadata, "overwrite": overwrite},
+                source,
+            )
+            waiting += 1
+            if waiting >= PIPELINED_SAVES:
+                collect(PIPELINED_SAVES // 2)
+        collect(0)
+        if refused:
+            raise refused[0]
+
+    def load(self, store: str, path: str) -> Tuple[bool, Optional[Dict[str, Any]], Iterator[bytes]]:
+        """(found, metadata, chunks); the chunks have to be read to their end."""
+        connection = self.connection()
+        header = connection.call("load", store=store, path=path)
+        if not header["found"]:
+            return False, None, iter(())
+        return True, header["meta"], read_stream(connection.reader)
+
+    def include(self, kind: str, url: str) -> Tuple[bool, Iterator[bytes]]:
+        """(found, chunks) of an included file; the chunks have to be read to their end."""
+        connection = self.connection()
+        if not connection.call("include", type=kind, url=url)["found"]:
+            return False, iter(())
+        return True, read_stream(connection.reader)

@@ -1,0 +1,124 @@
+"""Run one command in a sandbox and tell the launcher when it starts and how it ends."""
+
+from __future__ import annotations
+
+# The C modules below the public ones: json, signal, socket and threading would take twice as long to
+# import as everything else that this process does. The frames are those of frames.py.
+import _signal
+import _socket
+import os
+import select
+import struct
+import sys
+from typing import Any, List, Tuple
+
+ADDRESS_VARIABLE = "METAFLOW_SANDBOX_RELAY"
+FORWARDED = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM, _signal.SIGUSR1, _signal.SIGUSR2)
+LENGTHS = struct.Struct("!II")
+
+
+def main(arguments: List[str]) -> int:
+    """Run ``[CODE] -- COMMAND…`` in the working directory; 128 + n when a signal ended it."""
+    separator = arguments.index("--")
+    code, command = arguments[:separator], arguments[separator + 1 :]
+    relay = connect(os.environ[ADDRESS_VARIABLE])
+    if code:
+        copy_code(code[0], os.getcwd())
+    waker, wakened = os.pipe()
+    os.set_blocking(wakened, False)
+    _signal.set_wakeup_fd(wakened)
+    _signal.signal(_signal.SIGCHLD, lambda _number, _frame: None)
+    pid = start(command, relay)
+    report(relay, b'{"verb":"started"}')
+    status, usage = wait(pid, relay, waker)
+    killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    report(
+        relay,
+        b'{"verb":"ended","signal":%s,"peak_memory":%.3f,"cpu_time":%.3f}'
+        % (
+            b"%d" % killed_by if killed_by else b"null",
+            usage.ru_maxrss / 1024,
+            usage.ru_utime + usage.ru_stime,
+        ),
+    )
+    return 128 + killed_by if killed_by else os.WEXITSTATUS(status)
+
+
+def connect(address: str) -> _socket.socket:
+    """A connection to the relay at ``unix:PATH``."""
+    scheme, _, path = address.partition(":")
+    if scheme != "unix":
+        raise SystemExit("%s=%s is not an address that this guest knows" % (ADDRESS_VARIABLE, address))
+    relay = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    relay.connect(path)
+    return relay
+
+
+def copy_code(source: str, target: str) -> None:
+    """Copy the code package's tree into the working directory, contents only."""
+    for folder, _, names in os.walk(source):
+        place = os.path.join(target, os.path.relpath(folder, source))
+        os.makedirs(place, exist_ok=True)
+        for name in names:
+            copy_file(os.path.join(folder, name), os.path.join(place, name))
+
+
+def copy_file(source: str, target: str) -> None:
+    """Copy one file's bytes and permissions; shutil would take longer to import than to run."""
+    with open(source, "rb") as reader, open(target, "wb") as writer:
+        status = os.fstat(reader.fileno())
+        done = 0
+        while done < status.st_size:
+            done += os.sendfile(writer.fileno(), reader.fileno(), done, status.st_size - done)
+        os.fchmod(writer.fileno(), status.st_mode & 0o777 | 0o600)
+
+
+def start(command: List[str], relay: _socket.socket) -> int:
+    """Start the command and return its process id."""
+    pid = os.fork()
+    if pid == 0:
+        relay.close()
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        try:
+            os.execvpe(command[0], command, os.environ)
+        except OSError as error:
+            os.write(2, ("cannot start %s: %s\n" % (command[0], error)).encode())
+        os._exit(127)
+    return pid
+
+
+def wait(pid: int, relay: _socket.socket, waker: int) -> Tuple[int, Any]:
+    """Wait for the command, delivering to it the signals that the launcher's process was sent."""
+    poll = select.poll()
+    poll.register(waker, select.POLLIN)
+    poll.register(relay.fileno(), select.POLLIN)
+    while True:
+        ended, status, usage = os.wait4(pid, os.WNOHANG)
+        if ended:
+            return status, usage
+        for descriptor, _ in poll.poll():
+            if descriptor == waker:
+                os.read(waker, 4096)
+                continue
+            number = read_signal(relay)
+            if number is None:
+                poll.unregister(relay.fileno())
+            elif number in FORWARDED:
+                os.kill(pid, number)
+
+
+def read_signal(relay: _socket.socket) -> int | None:
+    """The number in the next frame, ``{"signal": NUMBER}``; None when the launcher has gone."""
+    head = relay.recv(LENGTHS.size, _socket.MSG_WAITALL)
+    if len(head) != LENGTHS.size:
+        return None
+    header = relay.recv(LENGTHS.unpack(head)[0], _socket.MSG_WAITALL)
+    return int(header[header.index(b":") + 1 : -1])
+
+
+def report(relay: _socket.socket, header: bytes) -> None:
+    """Tell the launcher; it may be gone, and then so are we in a moment."""
+    try:
+        relay.send(LENGTHS.pack(len(header), 0) + header)
+    except OSError as error:
+        sys.stderr.write("the launcher is gone: %s\n" % error)

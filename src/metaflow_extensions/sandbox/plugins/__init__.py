@@ -1,0 +1,36 @@
+"""What Metaflow finds: the decorators and, inside a sandbox only, providers that speak to the relay."""
+
+import os
+
+STEP_DECORATORS_DESC = [
+    ("sandbox", ".sandbox_decorator.SandboxDecorator"),
+    ("bubblewrap", ".sandbox_decorator.BubblewrapDecorator"),
+]
+
+if os.environ.get("METAFLOW_SANDBOX_GUEST"):
+    # Plugins of a name replace core's: inside, everything goes through the relay.
+    DATASTORES_DESC = [
+        ("local", ".guest_providers.storage.LocalRelayStorage"),
+        ("spin", ".guest_providers.storage.SpinRelayStorage"),
+        ("s3", ".guest_providers.storage.S3RelayStorage"),
+        ("azure", ".guest_providers.storage.AzureRelayStorage"),
+        ("gs", ".guest_providers.storage.GSRelayStorage"),
+    ]
+    METADATA_PROVIDERS_DESC = [
+        ("local", ".guest_providers.metadata.LocalRelayMetadata"),
+        ("service", ".guest_providers.metadata.ServiceRelayMetadata"),
+        ("spin", ".guest_providers.metadata.SpinRelayMetadata"),
+    ]
+    DATACLIENTS_DESC = [
+        ("local", ".guest_providers.dataclient.LocalRelayClient"),
+        ("s3", ".guest_providers.dataclient.S3RelayClient"),
+        ("azure", ".guest_providers.dataclient.AzureRelayClient"),
+        ("gs", ".guest_providers.dataclient.GSRelayClient"),
+    ]
+    SECRETS_PROVIDERS_DESC = [
+        ("inline", ".guest_providers.secrets.InlineRelaySecrets"),
+        ("aws-secrets-manager", ".guest_providers.secrets.AwsRelaySecrets"),
+        ("gcp-secret-manager", ".guest_providers.secrets.GcpRelaySecrets"),
+        ("az-key-vault", ".guest_providers.secrets.AzureRelaySecrets"),
+    ]
+    SIDECARS_DESC = [("heartbeat", ".guest_providers.heartbeat.RelayHeartbeat")]

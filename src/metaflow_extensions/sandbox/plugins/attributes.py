@@ -1,0 +1,158 @@
+"""The decorator's attributes: strings from the command line or the environment become typed values."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+HOST_NAME = re.compile(r"[A-Za-z0-9*]([A-Za-z0-9.\-*]*[A-Za-z0-9])?(:\d+)?")
+NETWORKS = ("none", "host", "public")
+ISOLATIONS = ("process", "container", "vm")
+DATASTORE_ACCESS = ("relay", "direct")
+
+# The attributes and their units, in the order of the documentation.
+ATTRIBUTES = (
+    "backend",
+    "image",
+    "cpu",
+    "memory",
+    "disk",
+    "gpu",
+    "timeout",
+    "env",
+    "network",
+    "isolation",
+    "executable",
+    "datastore_access",
+    "backend_options",
+)
+
+
+class InvalidAttribute(ValueError):
+    """The value of an attribute cannot be meant; the message says what can."""
+
+
+def _number(value: Any, unit: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number) or number <= 0:
+        raise InvalidAttribute(f"is a number of {unit} above 0, such as {unit_example(unit)}")
+    return number
+
+
+def unit_example(unit: str) -> str:
+    """A plausible value, for a message."""
+    return {"cores": "2 or 0.5", "MiB": "4096 for 4 GiB", "seconds": "3600 for an hour"}[unit]
+
+
+def cores(value: Any) -> float:
+    """Cores, a fraction allowed."""
+    return _number(value, "cores")
+
+
+def mebibytes(value: Any) -> int:
+    """MiB, whole."""
+    number = _number(value, "MiB")
+    if number != int(number):
+        raise InvalidAttribute("is a whole number of MiB, such as 4096 for 4 GiB")
+    return int(number)
+
+
+def seconds(value: Any) -> float:
+    """Seconds."""
+    return _number(value, "seconds")
+
+
+def count(value: Any) -> int:
+    """A count, 0 allowed."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if isinstance(value, bool) or number < 0 or number != int(number):
+        raise InvalidAttribute("is a whole number, 0 or more")
+    return int(number)
+
+
+def text(value: Any) -> str:
+    """Text without NUL."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise InvalidAttribute("is a non-empty string")
+    return value.strip()
+
+
+def one_of(*choices: str) -> Callable[[Any], str]:
+    """A parser that takes one of the words."""
+
+    def parse(value: Any) -> str:
+        if value not in choices:
+            raise InvalidAttribute(f"is one of {', '.join(choices)}")
+        return str(value)
+
+    return parse
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """A dictionary with string keys, or its JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InvalidAttribute('is a dictionary with string keys, or its JSON: {"NAME": "value"}')
+    return dict(value)
+
+
+def environment(value: Any) -> dict[str, str]:
+    """Environment variables."""
+    variables = mapping(value)
+    for name, content in variables.items():
+        if not ENV_NAME.fullmatch(name):
+            raise InvalidAttribute(f"names the variable {name!r}: letters, digits and _ only")
+        if isinstance(content, bool) or not isinstance(content, (str, int, float)) or "\0" in str(content):
+            raise InvalidAttribute(f"gives {name} a value that is neither text nor a number")
+    return {name: str(content) for name, content in variables.items()}
+
+
+def network(value: Any) -> str | tuple[str, ...]:
+    """One of the networks' names, or host names that may be reached."""
+    if isinstance(value, str):
+        if value in NETWORKS:
+            return value
+        value = [part.strip() for part in value.split(",")] if "." in value else None
+    if (
+        not isinstance(value, (list, tuple))
+        or not value
+        or not all(isinstance(host, str) and HOST_NAME.fullmatch(host) for host in value)
+    ):
+        raise InvalidAttribute('is "none", "host", "public" or a list of host names')
+    return tuple(value)
+
+
+PARSERS: Mapping[str, Callable[[Any], Any]] = {
+    "backend": text,
+    "image": text,
+    "cpu": cores,
+    "memory": mebibytes,
+    "disk": mebibytes,
+    "gpu": count,
+    "timeout": seconds,
+    "env": environment,
+    "network": network,
+    "isolation": one_of(*ISOLATIONS),
+    "executable": text,
+    "datastore_access": one_of(*DATASTORE_ACCESS),
+    "backend_options": mapping,
+}
+
+
+def parse(name: str, value: Any) -> Any:
+    """The typed value of attribute ``name``; None stays None. Raises InvalidAttribute."""
+    return None if value is None else PARSERS[name](value)

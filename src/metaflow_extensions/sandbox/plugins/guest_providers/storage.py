@@ -1,0 +1,117 @@
+"""The datastore inside a sandbox, for each of Metaflow's types: every call goes to the relay."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from metaflow.datastore.datastore_storage import CloseAfterUse, DataStoreStorage
+
+from .relay import client, metaflow_errors
+
+
+class RelayStorage(DataStoreStorage):
+    """A storage at ``datastore_root`` of the launcher, named to the relay as TYPE@ROOT."""
+
+    @property
+    def _store(self) -> str:
+        return f"{self.TYPE}@{self.datastore_root}"
+
+    @classmethod
+    def get_datastore_root_from_config(cls, echo: Any, create_on_absent: bool = True) -> str | None:
+        """Nothing is configured inside: the root comes with the command line."""
+        root: str | None = cls.datastore_root
+        return root
+
+    def is_file(self, paths: list[str]) -> list[bool]:
+        """For each path, whether it is an object."""
+        with metaflow_errors():
+            return list(client.call("is_file", store=self._store, paths=list(paths))["exists"])
+
+    def info_file(self, path: str) -> tuple[bool, dict[str, Any] | None]:
+        """(exists, the object's metadata)."""
+        with metaflow_errors():
+            answer = client.call("info_file", store=self._store, path=path)
+        return answer["exists"], answer["meta"]
+
+    def size_file(self, path: str) -> int | None:
+        """Bytes, None where there is no object."""
+        with metaflow_errors():
+            size: int | None = client.call("size_file", store=self._store, path=path)["size"]
+        return size
+
+    def list_content(self, paths: list[str]) -> list[Any]:
+        """(path, whether it is an object), one level down."""
+        with metaflow_errors():
+            entries = client.call("list_content", store=self._store, paths=list(paths))["entries"]
+        return [self.list_content_result(path=path, is_file=is_file) for path, is_file in entries]
+
+    def save_bytes(
+        self, path_and_bytes_iter: Iterable[Any], overwrite: bool = False, len_hint: int = 0
+    ) -> None:
+        """Store objects."""
+
+        def items() -> Iterator[tuple[str, BinaryIO, dict[str, Any] | None]]:
+            for path, content in path_and_bytes_iter:
+                source, metadata = content if isinstance(content, tuple) else (content, None)
+                yield path, source, metadata
+
+        with metaflow_errors():
+            client.save(self._store, items(), overwrite)
+
+    def load_bytes(self, paths: list[str]) -> Any:
+        """(path, local copy, metadata) of each key; the copies last as long as the context."""
+        directory = tempfile.TemporaryDirectory(prefix="metaflow-relay-")
+
+        def load() -> Iterator[tuple[str, str | None, dict[str, Any] | None]]:
+            for number, path in enumerate(paths):
+                with metaflow_errors():
+                    found, metadata, chunks = client.load(self._store, path)
+                    if not found:
+                        yield path, None, None
+                        continue
+                    local = Path(directory.name, str(number))
+                    with local.open("wb") as copy:
+                        copy.writelines(chunks)
+                yield path, str(local), metadata
+
+        return CloseAfterUse(load(), closer=_Cleaner(directory))
+
+
+class _Cleaner:
+    """What CloseAfterUse closes."""
+
+    def __init__(self, directory: tempfile.TemporaryDirectory[str]) -> None:
+        self.close = directory.cleanup
+
+
+class LocalRelayStorage(RelayStorage):
+    """``--datastore local``."""
+
+    TYPE = "local"
+
+
+class SpinRelayStorage(RelayStorage):
+    """The datastore of ``spin``."""
+
+    TYPE = "spin"
+
+
+class S3RelayStorage(RelayStorage):
+    """``--datastore s3``, without boto3."""
+
+    TYPE = "s3"
+
+
+class AzureRelayStorage(RelayStorage):
+    """``--datastore azure``, without its SDK."""
+
+    TYPE = "azure"
+
+
+class GSRelayStorage(RelayStorage):
+    """``--datastore gs``, without its SDK."""
+
+    TYPE = "gs"

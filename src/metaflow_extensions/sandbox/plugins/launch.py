@@ -1,0 +1,223 @@
+"""From a step's options to the task settings that the supervisor gets, in the scheduler's process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from metaflow import metaflow_config
+from metaflow.metaflow_config import DEFAULT_SECRETS_ROLE
+from metaflow.plugins.datastores.local_storage import LocalStorage
+from metaflow.plugins.secrets.secrets_spec import SecretSpec
+from metaflow.system_context import system_context
+from metaflow.util import decompress_list
+
+from ..backends import registry
+from ..backends.interface import Backend, Feature, SandboxSpec
+from ..backends.python_env import discover
+from ..errors import UnsupportedOption
+from ..relay.policy import TaskIdentity
+from ..relay.services import SecretSource
+from ..supervisor.protocol import RunSettings, TaskSettings
+from .code_package import copy_code
+from .step_environment import card_root, step_environment
+from .supervisor_link import SupervisorLink
+
+NEEDED = {"cpu": Feature.CPU_LIMIT, "memory": Feature.MEMORY_LIMIT, "disk": Feature.DISK_LIMIT}
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """A step's options once the backend has agreed to them."""
+
+    backend: str
+    spec: SandboxSpec
+    env: Mapping[str, str]
+    executable: str | None
+
+
+class RunLaunch:
+    """The sandboxed steps of one run; made by whichever of them comes first."""
+
+    _runs: ClassVar[dict[str, RunLaunch]] = {}
+
+    @classmethod
+    def of_run(cls, flow: Any, package: Any, run_id: str, flow_datastore: Any) -> RunLaunch:
+        """The launch of a run, made when first asked for."""
+        if run_id not in cls._runs:
+            cls._runs[run_id] = cls(flow, package, run_id, flow_datastore)
+        return cls._runs[run_id]
+
+    def __init__(self, flow: Any, package: Any, run_id: str, flow_datastore: Any) -> None:
+        self._flow = flow.name
+        self._run_id = str(run_id)
+        self._script = sys.argv[0]
+        self._datastore = (flow_datastore.TYPE, flow_datastore.datastore_root)
+        self._metadata = system_context.metadata
+        flow_directory = Path(self._script).resolve().parent
+        self._python = discover(exclude=[flow_directory])
+        # The flow's own directory is the script's, which Python puts first: nothing there is imported
+        # by the supervisor.
+        first = Path(sys.path[0] or ".").resolve() if sys.path else None
+        self._sys_path = [entry for entry in sys.path[first == flow_directory :] if entry]
+        self._backends: dict[str, Backend] = {}
+        max_code = number("MAX_CODE") << 20
+        self._link = SupervisorLink(self._run_settings, lambda target: copy_code(package, target, max_code))
+
+    def prepare(self, step: str, attributes: Mapping[str, Any], asked_by_name: Iterable[str]) -> StepOptions:
+        """Raise SandboxError unless the step's backend can run here and honour its options.
+
+        Limits that only @resources asks for are requests, as everywhere in Metaflow: where the
+        backend has no such limit, they are dropped.
+        """
+        name = attributes["backend"] or registry.default_name()
+        backend = self._backend(name)
+        registry.require_isolation(backend, name, attributes["isolation"])
+        if attributes["datastore_access"] == "direct":
+            raise UnsupportedOption(
+                f"datastore_access='direct' needs a cloud backend; {name} passes artifacts through the relay"
+            )
+        limits = {
+            limit: attributes[limit]
+            for limit, feature in NEEDED.items()
+            if limit in asked_by_name or feature in backend.features
+        }
+        hosted = Feature.HOST_PYTHON in backend.features
+        spec = SandboxSpec(
+            labels={"flow": self._flow, "run": self._run_id, "step": step, "supervisor": str(os.getpid())},
+            image=attributes["image"],
+            gpu=attributes["gpu"],
+            network=attributes["network"] or "none",
+            python=self._python if hosted else None,
+            lifetime=attributes["timeout"],
+            options=attributes["backend_options"] or {},
+            **limits,
+        )
+        registry.check_options(spec, backend, name)
+        return StepOptions(name, spec, attributes["env"] or {}, attributes["executable"])
+
+    def hijack(
+        self, cli_args: Any, step: str, options: StepOptions, decorators: Iterable[Any], timeout: float | None
+    ) -> None:
+        """Put the shim in the place of the task that the command line describes."""
+        command = cli_args.command_options
+        identity = TaskIdentity(
+            self._flow, str(command["run-id"]), step, str(command["task-id"]), int(command["retry-count"])
+        )
+        kind, root = self._datastore
+        storages = {f"{kind}@{root}": True, f"{kind}@{card_root(kind)}": True}
+        if command.get("orig-flow-datastore"):
+            storages.setdefault(command["orig-flow-datastore"], False)
+        labels = {**options.spec.labels, "task": identity.task, "attempt": str(identity.attempt)}
+        settings = TaskSettings(
+            identity=identity,
+            backend=options.backend,
+            spec=SandboxSpec(**{**vars(options.spec), "labels": labels}),
+            env=self._environment(options, decorators),
+            inputs=["/".join(path.split("/")[:3]) for path in decompress_list(command["input-paths"] or "")],
+            storages=storages,
+            secrets=list(declared_secrets(decorators)),
+            timeout=timeout,
+            executable=options.executable,
+        )
+        cli_args.entrypoint = [*self._link.entrypoint(settings), *cli_args.entrypoint]
+
+    def finish(self) -> None:
+        """End the supervisor; idempotent."""
+        self._runs.pop(self._run_id, None)
+        self._link.close()
+
+    def _backend(self, name: str) -> Backend:
+        if name not in self._backends:
+            backend = registry.load(name)
+            backend.check()
+            self._backends[name] = backend
+        return self._backends[name]
+
+    def _environment(self, options: StepOptions, decorators: Iterable[Any]) -> dict[str, str]:
+        variables = {
+            name: str(value)
+            for decorator in decorators
+            if decorator.name == "environment"
+            for name, value in decorator.attributes["vars"].items()
+        }
+        return step_environment(
+            run_id=self._run_id,
+            datastore_type=self._datastore[0],
+            metadata_type=self._metadata.TYPE,
+            metadata_info=str(type(self._metadata).INFO),
+            python_path=map(str, self._python.path),
+            user_variables={**variables, **options.env},
+        )
+
+    def _run_settings(self, directory: str, control: int) -> RunSettings:
+        local_root = LocalStorage.datastore_root or LocalStorage.get_datastore_root_from_config(
+            lambda *_args, **_kwargs: None, create_on_absent=False
+        )
+        kind, root = self._datastore
+        return RunSettings(
+            flow=self._flow,
+            run=self._run_id,
+            script=self._script,
+            directory=directory,
+            control=control,
+            sys_path=self._sys_path,
+            metadata=self._metadata.TYPE,
+            local_root=local_root or "",
+            datastore=f"{kind}@{root}",
+            tags=sorted(self._metadata.sticky_tags),
+            max_artifact=number("MAX_ARTIFACT"),
+            max_upload=number("MAX_UPLOAD"),
+            max_output=number("MAX_OUTPUT"),
+            max_infra_retries=number("MAX_INFRA_RETRIES"),
+            artifacts=artifact_mode(),
+            artifact_globals=[
+                part.strip() for part in str(setting("ARTIFACT_GLOBALS")).split(",") if part.strip()
+            ],
+        )
+
+
+def setting(name: str) -> Any:
+    """The value of METAFLOW_SANDBOX_NAME."""
+    return getattr(metaflow_config, f"SANDBOX_{name}")
+
+
+def number(name: str) -> int:
+    """The setting as a whole number. Raises UnsupportedOption for anything else."""
+    try:
+        value = int(setting(name))
+    except (TypeError, ValueError):
+        value = -1
+    if value < 0:
+        raise UnsupportedOption(
+            f"METAFLOW_SANDBOX_{name} is a whole number, 0 or more; it is {setting(name)!r}"
+        )
+    return value
+
+
+def artifact_mode() -> str:
+    """METAFLOW_SANDBOX_ARTIFACTS. Raises UnsupportedOption for an unknown mode."""
+    mode = setting("ARTIFACTS")
+    if mode not in ("any", "vetted"):
+        raise UnsupportedOption(f"METAFLOW_SANDBOX_ARTIFACTS is 'any' or 'vetted'; it is {mode!r}")
+    return str(mode)
+
+
+def declared_secrets(decorators: Iterable[Any]) -> Iterable[SecretSource]:
+    """The sources of the step's @secrets, as Metaflow itself reads them."""
+    for decorator in decorators:
+        if decorator.name != "secrets":
+            continue
+        role = decorator.attributes["role"] or DEFAULT_SECRETS_ROLE
+        for source in decorator.attributes["sources"]:
+            parse = (
+                SecretSpec.secret_spec_from_str
+                if isinstance(source, str)
+                else SecretSpec.secret_spec_from_dict
+            )
+            spec = parse(source, role=role)
+            yield SecretSource(spec.secrets_backend_type, spec.secret_id, spec.options, spec.role)

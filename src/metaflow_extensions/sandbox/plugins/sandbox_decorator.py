@@ -1,0 +1,200 @@
+"""``@sandbox`` and its aliases: a step's options, and the hooks that put a sandbox around it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, ClassVar
+
+from metaflow import metaflow_config
+from metaflow.decorators import StepDecorator
+from metaflow.exception import METAFLOW_EXIT_DISALLOW_RETRY, MetaflowException
+from metaflow.plugins.timeout_decorator import get_run_time_limit_for_task
+
+from ..errors import SandboxError
+from .attributes import ATTRIBUTES, InvalidAttribute, parse
+from .launch import RunLaunch, StepOptions
+
+INSIDE_GUEST = "METAFLOW_SANDBOX_GUEST"
+# Set by @resources; each is the larger of what it and the decorator ask for, as with @kubernetes.
+RESOURCES = ("cpu", "memory", "disk")
+
+NOT_IN_A_SANDBOX = """\
+The step *{step}* is marked @{name} and this process is in no sandbox, so its code is not run.
+A step is put into its sandbox by `run`, `resume` and `spin`. Argo Workflows, Step Functions, Airflow \
+and a plain `step` command do not do that: remove @{name} from the step to run it there without one.
+"""
+
+
+class SandboxException(MetaflowException):
+    """A sandbox that cannot be, told to the user without a traceback."""
+
+    headline = "Sandbox error"
+
+
+class SandboxDecorator(StepDecorator):
+    """
+    Runs this step in a throw-away sandbox.
+
+    Parameters
+    ----------
+    backend : str, optional, default None
+        Which sandbox: `bubblewrap`, the name of an installed backend, or `package.module:Class`.
+        None takes METAFLOW_SANDBOX_BACKEND, else bubblewrap on Linux.
+    image : str, optional, default None
+        Image to run in, where the backend has images.
+    cpu : float, optional, default None
+        Limit, in cores.
+    memory : int, optional, default None
+        Limit, in MiB.
+    disk : int, optional, default None
+        Limit of what the step can write, in MiB.
+    gpu : int, optional, default None
+        Number of GPUs.
+    timeout : float, optional, default None
+        Seconds after which the sandbox is ended, whatever the step does.
+    env : Dict[str, str], optional, default None
+        Environment variables. Nothing else of the launcher's environment is passed in.
+    network : Union[str, List[str]], optional, default None
+        `none` (the default), `host`, `public`, or host names that may be reached.
+    isolation : str, optional, default None
+        Refuse backends weaker than `process`, `container` or `vm`.
+    executable : str, optional, default None
+        Path of the Python interpreter inside.
+    datastore_access : str, optional, default None
+        `relay` (the default): artifacts pass through the launcher.
+    backend_options : Dict[str, Any], optional, default None
+        Options of one backend, listed in its documentation.
+    """
+
+    name = "sandbox"
+    defaults: ClassVar[dict[str, Any]] = dict.fromkeys(ATTRIBUTES)
+    backend_name: ClassVar[str | None] = None
+
+    def init(self) -> None:
+        """Fill what is unset from METAFLOW_SANDBOX_…, and check every value."""
+        for name in ATTRIBUTES:
+            origin = f"@{self.name}({name}=…)"
+            value = self.attributes[name]
+            if value is None:
+                origin = f"METAFLOW_SANDBOX_{name.upper()}"
+                value = getattr(metaflow_config, f"SANDBOX_{name.upper()}")
+            try:
+                self.attributes[name] = parse(name, value)
+            except InvalidAttribute as error:
+                raise SandboxException(f"{origin} {error}; it is {value!r}.") from error
+        if self.backend_name is not None:
+            given = self.attributes["backend"]
+            if given not in (None, self.backend_name, metaflow_config.SANDBOX_BACKEND):
+                raise SandboxException(
+                    f"@{self.name} is the backend {self.backend_name}; "
+                    f"for {given} write @sandbox(backend={given!r})."
+                )
+            self.attributes["backend"] = self.backend_name
+        self._asked_by_name = {name for name in RESOURCES if self.attributes[name] is not None}
+
+    def make_decorator_spec(self) -> str:
+        """Return the name alone: the options stay with the launcher, out of every task's command line."""
+        return self.name
+
+    def step_init(
+        self,
+        flow: Any,
+        graph: Any,
+        step: str,
+        decos: list[Any],
+        environment: Any,
+        flow_datastore: Any,
+        logger: Any,
+    ) -> None:
+        """Merge with the step's other decorators."""
+        self._step = step
+        self._decorators = decos
+        self._flow_datastore = flow_datastore
+        self._active = self._is_the_one(step, decos)
+        self._time_limit = get_run_time_limit_for_task(decos)
+        for other in decos:
+            if other.name in ("batch", "kubernetes") and self._active:
+                raise SandboxException(
+                    f"Step *{step}* is marked @{self.name} and @{other.name}: use one of them."
+                )
+            if other.name == "resources":
+                self._merge_resources(other.attributes)
+
+    def _is_the_one(self, step: str, decos: list[Any]) -> bool:
+        ours = [deco for deco in decos if isinstance(deco, SandboxDecorator)]
+        # One written in the code wins over one that --with or METAFLOW_DECOSPECS added.
+        written = [deco for deco in ours if deco.statically_defined] or ours[:1]
+        if len(written) > 1:
+            names = " and ".join(f"@{deco.name}" for deco in written)
+            raise SandboxException(f"Step *{step}* is marked {names}: use one of them.")
+        return written[0] is self
+
+    def _merge_resources(self, resources: dict[str, Any]) -> None:
+        for name in RESOURCES:
+            asked = resources.get(name)
+            if asked is not None:
+                self.attributes[name] = parse(name, max(float(asked), float(self.attributes[name] or 0)))
+        if resources.get("gpu") is not None:
+            self.attributes["gpu"] = parse("gpu", resources["gpu"])
+
+    def runtime_init(self, flow: Any, graph: Any, package: Any, run_id: str) -> None:
+        """Start the run's supervisor, and refuse what the backend cannot do."""
+        if not self._active:
+            return
+        try:
+            self._launch = RunLaunch.of_run(flow, package, run_id, self._flow_datastore)
+            self._options = self._launch.prepare(self._step, self.attributes, self._asked_by_name)
+        except SandboxError as error:
+            self.runtime_finished(error)
+            raise SandboxException(f"Step *{self._step}*: {error}") from error
+
+    def runtime_step_cli(
+        self, cli_args: Any, retry_count: int, max_user_code_retries: int, ubf_context: Any
+    ) -> None:
+        """Put the shim in the task's place. The fallback of @catch runs no user code, so it stays outside."""
+        if not self._active or retry_count > max_user_code_retries:
+            return
+        options: StepOptions = self._options
+        try:
+            self._launch.hijack(cli_args, self._step, options, self._decorators, self._limit())
+        except SandboxError as error:
+            raise SandboxException(f"Step *{self._step}*: {error}") from error
+
+    def _limit(self) -> float | None:
+        timeout: float | None = self.attributes["timeout"]
+        return min(timeout, self._time_limit) if timeout is not None else float(self._time_limit)
+
+    def runtime_finished(self, exception: BaseException | None) -> None:
+        """End the run's supervisor."""
+        launch = getattr(self, "_launch", None)
+        if launch is not None:
+            launch.finish()
+
+    def task_pre_step(
+        self,
+        step_name: str,
+        task_datastore: Any,
+        metadata: Any,
+        run_id: str,
+        task_id: str,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_retries: int,
+        ubf_context: Any,
+        inputs: Any,
+    ) -> None:
+        """Fail closed: user code outside a sandbox is not run."""
+        if os.environ.get(INSIDE_GUEST) or retry_count > max_retries:
+            return
+        sys.stderr.write(NOT_IN_A_SANDBOX.format(step=step_name, name=self.name))
+        sys.stderr.flush()
+        # Not an exception: @catch would take one for the step's own and let the flow go on.
+        raise SystemExit(METAFLOW_EXIT_DISALLOW_RETRY)
+
+
+class BubblewrapDecorator(SandboxDecorator):  # noqa: D101 -- made from the other's
+    __doc__ = (SandboxDecorator.__doc__ or "").replace("throw-away sandbox", "throw-away bubblewrap sandbox")
+    name = "bubblewrap"
+    backend_name = "bubblewrap"

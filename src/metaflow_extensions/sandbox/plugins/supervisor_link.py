@@ -1,0 +1,111 @@
+"""The scheduler's side of the supervisor: start it, tell it of tasks, let it go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ..supervisor import protocol
+from ..supervisor.protocol import CodeSettings, RunSettings, TaskSettings
+
+SUPERVISOR = Path(protocol.__file__).with_name("main.py")
+SHIM = Path(protocol.__file__).with_name("shim.py")
+CLOSE_WAIT = 15.0  # seconds for the supervisor to close what still runs
+MAX_SOCKET_PATH = 100  # bytes; Linux allows 107
+
+
+class SupervisorLink:
+    """One run's supervisor; started again when it was killed, for the tasks that follow."""
+
+    def __init__(
+        self, settings: Callable[[str, int], RunSettings], copy_code: Callable[[Path], None]
+    ) -> None:
+        self._settings = settings
+        self._copy_code = copy_code
+        self._lock = threading.Lock()
+        self._lifeline = -1
+        self._process: subprocess.Popen[bytes]
+        self._copier: threading.Thread
+        self._start()
+
+    def entrypoint(self, task: TaskSettings) -> list[str]:
+        """Tell the supervisor of a task; the start of the command line that runs it."""
+        line = protocol.encode(task)
+        try:
+            self._send(line)
+        except BrokenPipeError:
+            self.close()
+            self._start()
+            self._send(line)
+        return [sys.executable, "-I", "-S", str(SHIM), str(self._socket_path), task.identity.key]
+
+    def close(self) -> None:
+        """End the run: the supervisor ends what still runs, and cleans up; idempotent."""
+        with self._lock:
+            if self._lifeline >= 0:
+                os.close(self._lifeline)
+                self._lifeline = -1
+        try:
+            self._process.wait(CLOSE_WAIT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._copier.join()
+        if self._directory.exists():
+            shutil.rmtree(self._directory)
+
+    def _start(self) -> None:
+        self._directory = run_directory()
+        self._socket_path = self._directory / "control"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+            control.bind(str(self._socket_path))
+            control.listen(128)
+            reader, self._lifeline = os.pipe()
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", str(SUPERVISOR)],
+                    stdin=reader,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(control.fileno(),),
+                    # Ctrl-C is for the tasks: the supervisor outlives them to clean up.
+                    start_new_session=True,
+                )
+            finally:
+                os.close(reader)
+            self._send(protocol.encode(self._settings(str(self._directory), control.fileno())))
+        self._copier = threading.Thread(target=self._copy, args=(self._directory / "code",), daemon=True)
+        self._copier.start()
+
+    def _copy(self, target: Path) -> None:
+        error = None
+        try:
+            self._copy_code(target)
+        except (OSError, ValueError) as failure:
+            error = str(failure)
+        try:
+            self._send(protocol.encode(CodeSettings(str(target), error)))
+        except BrokenPipeError:
+            return  # the supervisor is gone: whoever sends the next task finds out
+
+    def _send(self, line: bytes) -> None:
+        with self._lock:
+            if self._lifeline < 0:
+                raise BrokenPipeError
+            view = memoryview(line)
+            while view:
+                view = view[os.write(self._lifeline, view) :]
+
+
+def run_directory() -> Path:
+    """A new private directory, at a path short enough for sockets in it."""
+    place = tempfile.gettempdir()
+    if len(os.fsencode(place)) > MAX_SOCKET_PATH - 40:
+        place = "/tmp"
+    return Path(tempfile.mkdtemp(prefix="metaflow-sandbox-run-", dir=place))

@@ -1,0 +1,47 @@
+"""The supervisor's process: ``python -I main.py``, the lifeline on standard input.
+
+It forks at once, before anything is imported that minds: the parent becomes the reaper, which only
+waits and removes what a killed supervisor leaves behind; the child is the supervisor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+
+def main() -> None:
+    """Read the run's settings, then serve its tasks until the lifeline ends."""
+    line = read_line(0)
+    if not line:
+        return
+    settings = json.loads(line)
+    supervisor = os.fork()
+    # The scheduler's own search path, without the flow's directory: nothing there can shadow a module.
+    sys.path[:] = settings["sys_path"]
+    if supervisor:
+        os.close(0)
+        os.close(settings["control"])
+        from metaflow_extensions.sandbox.supervisor.reaper import reap
+
+        reap(supervisor, settings["directory"])
+    else:
+        from metaflow_extensions.sandbox.supervisor.server import serve
+
+        serve(line)
+
+
+def read_line(descriptor: int) -> bytes:
+    """One line, read byte by byte where needed so that nothing behind it is lost."""
+    line = b""
+    while not line.endswith(b"\n"):
+        part = os.read(descriptor, 1)
+        if not part:
+            return b""
+        line += part
+    return line
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What the scheduler's process tells the supervisor: the run, then each task, a JSON line each.
+
+The pipe that carries the lines is the run's lifeline: its end means that the run is gone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..backends.interface import Mount, PythonEnvironment, SandboxSpec
+from ..relay.policy import TaskIdentity
+from ..relay.services import SecretSource
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """One run, as the supervisor has to know it.
+
+    ``directory`` is the run's private directory, ``control`` the descriptor of the listening
+    socket in it, ``datastore`` is TYPE@ROOT, ``max_*`` are in MiB.
+    """
+
+    flow: str
+    run: str
+    script: str
+    directory: str
+    control: int
+    sys_path: list[str]
+    metadata: str
+    local_root: str
+    datastore: str
+    tags: list[str] = field(default_factory=list)
+    max_artifact: int = 8 * 1024
+    max_upload: int = 64 * 1024
+    max_output: int = 16
+    max_infra_retries: int = 2
+    artifacts: str = "any"
+    artifact_globals: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """One attempt of one task: the sandbox it asks for and what it may reach.
+
+    ``storages`` map TYPE@ROOT to whether the task may write there; ``timeout`` is in seconds.
+    ``env`` is the step's whole environment; it may hold secrets, so it travels through the pipe and
+    never stands in an argument list.
+    """
+
+    identity: TaskIdentity
+    backend: str
+    spec: SandboxSpec
+    env: dict[str, str]
+    inputs: list[str]
+    storages: dict[str, bool]
+    secrets: list[SecretSource] = field(default_factory=list)
+    timeout: float | None = None
+    executable: str | None = None
+
+
+@dataclass(frozen=True)
+class CodeSettings:
+    """Where the run's code has been copied to, or why it could not be."""
+
+    directory: str
+    error: str | None = None
+
+
+KINDS = {"run": RunSettings, "task": TaskSettings, "code": CodeSettings}
+
+
+def encode(settings: RunSettings | TaskSettings | CodeSettings) -> bytes:
+    """One line."""
+    kind = next(name for name, known in KINDS.items() if type(settings) is known)
+    return json.dumps({"kind": kind, **dataclasses.asdict(settings)}, default=os.fspath).encode() + b"\n"
+
+
+def decode(line: bytes) -> RunSettings | TaskSettings | CodeSettings:
+    """The inverse of ``encode``."""
+    fields: dict[str, Any] = json.loads(line)
+    kind = KINDS[fields.pop("kind")]
+    return _task(fields) if kind is TaskSettings else kind(**fields)
+
+
+def _task(fields: dict[str, Any]) -> TaskSettings:
+    fields["identity"] = TaskIdentity(**fields["identity"])
+    fields["secrets"] = [SecretSource(**source) for source in fields["secrets"]]
+    spec = fields["spec"]
+    spec["mounts"] = [
+        Mount(Path(mount["source"]), PurePosixPath(mount["target"]), mount["read_only"])
+        for mount in spec["mounts"]
+    ]
+    if isinstance(spec["network"], list):
+        spec["network"] = tuple(spec["network"])
+    if spec["python"] is not None:
+        python = spec["python"]
+        spec["python"] = PythonEnvironment(
+            Path(python["executable"]),
+            tuple(map(Path, python["roots"])),
+            tuple(map(Path, python["path"])),
+        )
+    fields["spec"] = SandboxSpec(**spec)
+    return TaskSettings(**fields)

@@ -1,0 +1,179 @@
+"""Serves the tasks of one run: a shim connects, its task runs, its shim is answered."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+import sys
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+
+from ..backends import registry
+from ..backends.interface import Backend
+from ..errors import StartFailed
+from ..relay.services import Services
+from .protocol import CodeSettings, RunSettings, TaskSettings, decode
+from .shim import ENDED
+from .task import Outcome, RunContext, TaskRun
+from .watcher import Watcher
+
+MAX_REQUEST = 8 << 20  # bytes; Linux allows about 2 MiB of arguments
+SPEC_WAIT = 10.0  # seconds for a task's settings, sent before its shim was started
+DRAIN_WAIT = 10.0  # seconds for the sandboxes to close when the run is gone
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """The tasks of one run."""
+
+    def __init__(self, settings: RunSettings) -> None:
+        self._settings = settings
+        self._tasks: dict[str, TaskSettings] = {}
+        self._arrived = threading.Condition()
+        self._running: dict[TaskRun, threading.Thread] = {}
+        self._backends: dict[str, Backend] = {}
+        self._lock = threading.Lock()
+        self._services: Future[Services] = Future()
+        self._code: Future[CodeSettings] = Future()
+        self._watcher = Watcher()
+        self._control = socket.socket(fileno=settings.control)
+        self._control.setblocking(False)
+        self._context = RunContext(
+            settings, self._watcher, self._services.result, self._backend, self._code_directory
+        )
+
+    def serve(self) -> None:
+        """Run tasks until the lifeline ends, then end what still runs."""
+        threading.Thread(target=self._import_metaflow, name="import", daemon=True).start()
+        self._watcher.watch(self._control, self._accept)
+        with os.fdopen(0, "rb", closefd=False) as lifeline:
+            for line in lifeline:
+                self._learn(decode(line))
+        with self._lock:
+            running = dict(self._running)
+        for task in running:
+            task.cancel()
+        for thread in running.values():
+            thread.join(DRAIN_WAIT)
+
+    def _import_metaflow(self) -> None:
+        try:
+            from .providers import Providers
+
+            self._services.set_result(Providers(self._settings))
+        except BaseException as error:  # noqa: BLE001 -- whoever asks for the services is told
+            self._services.set_exception(error)
+
+    def _backend(self, name: str) -> Backend:
+        with self._lock:
+            if name not in self._backends:
+                self._backends[name] = registry.load(name)
+            return self._backends[name]
+
+    def _learn(self, settings: RunSettings | TaskSettings | CodeSettings) -> None:
+        if isinstance(settings, CodeSettings):
+            self._code.set_result(settings)
+        elif isinstance(settings, TaskSettings):
+            with self._arrived:
+                self._tasks[settings.identity.key] = settings
+                self._arrived.notify_all()
+
+    def _code_directory(self) -> Path:
+        code = self._code.result()
+        if code.error:
+            raise StartFailed(code.error)
+        return Path(code.directory)
+
+    def _accept(self) -> None:
+        try:
+            shim, _ = self._control.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # it is gone again
+        threading.Thread(target=self._serve_shim, args=(shim,)).start()
+
+    def _serve_shim(self, shim: socket.socket) -> None:
+        try:
+            key, argv, out, err = receive_request(shim)
+        except (OSError, ValueError) as error:
+            log.warning("a shim's request: %s", error)
+            shim.close()
+            return
+        try:
+            task = self._settings_of(key)
+            run = TaskRun(self._context, task, argv, out, err)
+            with self._lock:
+                self._running[run] = threading.current_thread()
+            self._watcher.watch(shim, lambda: self._heard(shim, run))
+            outcome = run.execute()
+            with self._lock:
+                del self._running[run]
+            self._answer(shim, outcome)
+        finally:
+            os.close(out)
+            os.close(err)
+            self._watcher.forget(shim)
+
+    def _settings_of(self, key: str) -> TaskSettings:
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: key in self._tasks, SPEC_WAIT):
+                raise KeyError(f"the scheduler has not said what {key} is")
+            return self._tasks.pop(key)
+
+    def _heard(self, shim: socket.socket, run: TaskRun) -> None:
+        try:
+            numbers = shim.recv(64)
+        except OSError:
+            numbers = b""
+        if not numbers:
+            self._watcher.forget(shim)
+            run.cancel()
+        for number in numbers:
+            run.signal(number)
+
+    @staticmethod
+    def _answer(shim: socket.socket, outcome: Outcome) -> None:
+        try:
+            shim.send(ENDED.pack(outcome.code & 0xFF, outcome.signal))
+        except OSError as error:
+            log.warning("a shim has gone: %s", error)
+
+
+def receive_request(shim: socket.socket) -> tuple[str, list[str], int, int]:
+    """(key, command, stdout, stderr) of a task. Raises ValueError for anything else."""
+    first, descriptors, _flags, _address = socket.recv_fds(shim, 4, 2)
+    if len(descriptors) != 2 or len(first) != 4:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise ValueError("no output was passed along")
+    (size,) = struct.unpack("!I", first)
+    if size > MAX_REQUEST:
+        raise ValueError("too large")
+    body = b""
+    while len(body) < size:
+        part = shim.recv(size - len(body))
+        if not part:
+            raise ValueError("it ended early")
+        body += part
+    key, *argv = body.decode("utf-8", "surrogateescape").split("\0")
+    return key, argv, descriptors[0], descriptors[1]
+
+
+def serve(line: bytes) -> None:
+    """Serve the run that the line describes."""
+    settings = decode(line)
+    assert isinstance(settings, RunSettings)
+    logging.basicConfig(
+        filename=Path(settings.directory, "supervisor.log"),
+        format="%(asctime)s %(levelname)s %(message)s",
+        level=logging.INFO,
+    )
+    # The import of Metaflow must not hold up the first sandbox for long.
+    sys.setswitchinterval(0.001)
+    Server(settings).serve()
+    logging.shutdown()
+    # Threads that still hang on a provider must not keep the process: its children die with it.
+    os._exit(0)

@@ -1,0 +1,341 @@
+"""One task, from its shim's request to its shim's answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import random
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+
+from .. import guest
+from ..backends.interface import Backend, Command, Mount, Process, Sandbox, SandboxSpec, Stream
+from ..errors import QuotaExceeded, SandboxError, SandboxLost, StartFailed
+from ..guest.run import ADDRESS_VARIABLE
+from ..relay.intake import Intake
+from ..relay.policy import Policy
+from ..relay.server import TaskRelay
+from ..relay.services import Limits, Services
+from ..relay.vetting import ArtifactPolicy
+from .output import OutputSink
+from .protocol import RunSettings, TaskSettings
+from .watcher import Watcher
+
+INSIDE = PurePosixPath("/run/metaflow-sandbox")
+GRACE = 3.0  # seconds between a signal and the end; Metaflow's scheduler kills after 5
+REFUSALS_SHOWN = 20
+BACKOFF = 1.0  # seconds before the second try, doubled for each further one
+MAX_BACKOFF = 60.0  # seconds
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunContext:
+    """What the tasks of a run share."""
+
+    settings: RunSettings
+    watcher: Watcher
+    services: Callable[[], Services]
+    backend: Callable[[str], Backend]
+    code: Callable[[], Path]
+
+    @property
+    def limits(self) -> Limits:
+        """The run's limits, in bytes."""
+        return Limits(artifact=self.settings.max_artifact << 20, task=self.settings.max_upload << 20)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a task ended, for its shim: an exit code, or the signal that ended the step."""
+
+    code: int
+    signal: int = 0
+
+
+class TaskRun:
+    """Runs one task; also the relay's witness of what its guest says."""
+
+    def __init__(self, run: RunContext, task: TaskSettings, argv: list[str], out: int, err: int) -> None:
+        self._run = run
+        self._task = task
+        self._argv = argv
+        self._sink = OutputSink({Stream.STDOUT: out, Stream.STDERR: err}, run.settings.max_output << 20)
+        self._relay: TaskRelay | None = None
+        self._process: Process | None = None
+        self._cancelled = threading.Event()
+        self._signalled = 0
+        self._user_code_started = False
+        self._finished = False
+        self._timed_out = False
+        self._refusals = 0
+        self._guest_signal: int | None = None
+        self._peak_memory: float | None = None
+        self._cpu_time: float | None = None
+        self._sandbox: Sandbox | None = None
+        self._times = {"requested": time.monotonic()}
+
+    # --- what the watcher calls ---------------------------------------------------------------
+
+    def signal(self, number: int) -> None:
+        """The shim was sent a signal: pass it to the step, and end it if it does not end itself."""
+        self._signalled = number
+        if self._relay is None or not self._relay.signal(number):
+            self.cancel()
+        elif number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._run.watcher.call_at(time.monotonic() + GRACE, self.cancel)
+
+    def cancel(self) -> None:
+        """Nobody waits for this task any more: end its sandbox."""
+        if not self._cancelled.is_set():
+            self._cancelled.set()
+            # A provider's kill may take seconds, and the watcher must not wait.
+            threading.Thread(target=self._kill, daemon=True).start()
+
+    def _expire(self) -> None:
+        self._timed_out = True
+        threading.Thread(target=self._kill, daemon=True).start()
+
+    def _kill(self) -> None:
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    # --- the relay's witness ------------------------------------------------------------------
+
+    def started(self) -> None:
+        """The guest is about to start user code: from here on nothing is tried again."""
+        self._user_code_started = True
+        self._times["started"] = time.monotonic()
+        self._register_identity()
+
+    def ended(self, signal: int | None, peak_memory: float | None, cpu_time: float | None) -> None:
+        """What the guest says of the step's end."""
+        self._guest_signal, self._peak_memory, self._cpu_time = signal, peak_memory, cpu_time
+
+    def finished(self) -> None:
+        """The task's results are complete."""
+        self._finished = True
+
+    def refused(self, reason: str) -> None:
+        """Log a refusal where the user sees it."""
+        self._refusals += 1
+        log.warning("%s: refused: %s", self._task.identity.key, reason)
+        if self._refusals <= REFUSALS_SHOWN:
+            self._sink.say(f"refused: {reason}")
+        if self._refusals == REFUSALS_SHOWN:
+            self._sink.say("further refusals are not shown")
+
+    def failed(self, what: str, error: BaseException) -> None:
+        """Log what the launcher could not do for the guest."""
+        log.error("%s: %s failed", self._task.identity.key, what, exc_info=error)
+        self._sink.say(f"{what} failed on the launcher: {type(error).__name__}: {error}")
+
+    # --- the task -----------------------------------------------------------------------------
+
+    def execute(self) -> Outcome:
+        """Run the task to its end; never raises what a provider or a step can cause."""
+        try:
+            outcome = self._execute()
+        except SandboxError as error:
+            self._sink.say(f"{type(error).__name__}: {error}")
+            outcome = Outcome(1)
+        except OSError as error:
+            log.exception("%s", self._task.identity.key)
+            self._sink.say(f"the sandbox could not be made or read: {error}")
+            outcome = Outcome(1)
+        return outcome
+
+    def _execute(self) -> Outcome:
+        tries = self._run.settings.max_infra_retries + 1
+        for number in range(1, tries + 1):
+            try:
+                return self._attempt()
+            except (StartFailed, QuotaExceeded, SandboxLost) as error:  # noqa: PERF203 -- that is the loop
+                if self._user_code_started or self._cancelled.is_set() or number == tries:
+                    raise
+                pause = self._pause(error, number)
+                self._sink.say(
+                    f"{type(error).__name__}: {error}\n"
+                    f"No user code has run: trying again in {pause:.1f} s ({number} of {tries - 1})."
+                )
+                if self._cancelled.wait(pause):
+                    raise
+        raise AssertionError("unreachable")
+
+    @staticmethod
+    def _pause(error: SandboxError, number: int) -> float:
+        asked = error.retry_after if isinstance(error, QuotaExceeded) else None
+        # Jitter, so that the tasks of a foreach do not come back all at once.
+        return asked or min(MAX_BACKOFF, BACKOFF * 2 ** (number - 1)) * random.uniform(0.5, 1.5)  # noqa: S311
+
+    def _attempt(self) -> Outcome:
+        task, settings = self._task, self._run.settings
+        backend = self._run.backend(task.backend)
+        directory = Path(settings.directory, f"t{abs(hash(task.identity)):x}-{threading.get_ident():x}")
+        directory.mkdir()
+        self._relay = TaskRelay(
+            Policy(task.identity, frozenset(task.inputs)),
+            self._run.services,
+            self,
+            Intake(
+                task.identity.flow,
+                directory,
+                self._run.limits,
+                ArtifactPolicy(settings.artifacts, tuple(settings.artifact_globals)),
+            ),
+            task.storages,
+            task.secrets,
+            self._run.limits,
+        )
+        listener = self._listen(directory / "relay", self._relay)
+        try:
+            spec = self._spec(directory)
+            self._times["opening"] = time.monotonic()
+            self._sandbox = backend.open(spec)
+            try:
+                return self._in_sandbox(backend, self._sandbox)
+            finally:
+                closing = time.monotonic()
+                self._measure(self._sandbox.stats())
+                self._sandbox.close()
+                self._times["closing"], self._times["closed"] = closing, time.monotonic()
+                self._sink.finish()
+                self._register_measurements()
+        finally:
+            self._run.watcher.forget(listener)
+            self._relay.close()
+            shutil.rmtree(directory)
+
+    def _in_sandbox(self, backend: Backend, sandbox: Sandbox) -> Outcome:
+        task = self._task
+        network = task.spec.network if isinstance(task.spec.network, str) else ",".join(task.spec.network)
+        process = sandbox.start(self._command())
+        self._process = process
+        self._times["opened"] = time.monotonic()
+        self._sink.say(
+            f"{task.backend} {sandbox.id} · isolation {backend.isolation.label} · network {network}"
+        )
+        if self._cancelled.is_set():
+            process.kill()
+        if task.timeout is not None:
+            self._run.watcher.call_at(time.monotonic() + task.timeout, self._expire)
+        for output in process.output():
+            self._sink.feed(output)
+        return self._outcome(process.wait())
+
+    def _outcome(self, code: int) -> Outcome:
+        if self._timed_out:
+            self._sink.finish()
+            self._sink.say(f"CommandTimeout: the step was ended after its limit of {self._task.timeout:g} s")
+            return Outcome(1)
+        if self._cancelled.is_set():
+            return Outcome(1, self._signalled)
+        if code == 0 and not self._finished:
+            self._sink.finish()
+            self._sink.say(
+                "The step's process ended without saving its results (os._exit, or its parent was killed): "
+                "the task has failed."
+            )
+            return Outcome(1)
+        if code > 128 and (self._guest_signal == code - 128 or self._guest_signal is None):
+            return Outcome(code, self._guest_signal or code - 128)
+        return Outcome(code)
+
+    # --- what is asked of the backend ---------------------------------------------------------
+
+    def _spec(self, directory: Path) -> SandboxSpec:
+        task = self._task
+        mounts = [
+            *task.spec.mounts,
+            Mount(self._run.code(), INSIDE / "code"),
+            Mount(directory / "relay", INSIDE / "relay", read_only=False),
+        ]
+        if "--local-config-file" in self._argv:
+            position = self._argv.index("--local-config-file") + 1
+            copy = directory / "config.json"
+            copy.write_bytes(Path(self._argv[position]).read_bytes())
+            # Readable by whoever the backend runs the step as; the directory above is private.
+            copy.chmod(0o644)
+            mounts.append(Mount(copy, INSIDE / "config.json"))
+        return dataclasses.replace(task.spec, mounts=mounts)
+
+    def _command(self) -> Command:
+        task, settings = self._task, self._run.settings
+        argv = [Path(part).name if part == settings.script else part for part in self._argv]
+        if "--local-config-file" in argv:
+            argv[argv.index("--local-config-file") + 1] = str(INSIDE / "config.json")
+        python = task.executable or argv[0]
+        argv[0] = python
+        bootstrap = Path(guest.__file__).with_name("bootstrap.py")
+        environment = {**task.env, ADDRESS_VARIABLE: f"unix:{INSIDE / 'relay'}"}
+        return Command(
+            [python, "-I", "-S", str(bootstrap), str(INSIDE / "code"), "--", *argv], env=environment
+        )
+
+    def _listen(self, path: Path, relay: TaskRelay) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(path))
+        # Connected to from inside by whoever the backend runs the step as.
+        path.chmod(0o666)
+        listener.listen(16)
+        self._run.watcher.watch(listener, lambda: relay.accept(listener.accept()[0]))
+        return listener
+
+    # --- what is recorded ---------------------------------------------------------------------
+
+    def _register_identity(self) -> None:
+        sandbox, task = self._sandbox, self._task
+        assert sandbox is not None
+        network = task.spec.network
+        self._register(
+            {
+                "sandbox-backend": task.backend,
+                "sandbox-id": sandbox.id,
+                "sandbox-isolation": self._run.backend(task.backend).isolation.label,
+                "sandbox-image": task.spec.image or "",
+                "sandbox-network": network if isinstance(network, str) else ",".join(network),
+            }
+        )
+
+    def _measure(self, stats: Mapping[str, float]) -> None:
+        # The backend's own figures cover the whole sandbox, the guest's only the step's process.
+        self._peak_memory = stats.get("peak_memory", self._peak_memory)
+        self._cpu_time = stats.get("cpu_time", self._cpu_time)
+
+    def _register_measurements(self) -> None:
+        if not self._user_code_started:
+            return
+        times = self._times
+        phases = {
+            "queue": times["opening"] - times["requested"],
+            "open": times["opened"] - times["opening"],
+            "boot": times["started"] - times["opened"],
+            "run": times["closing"] - times["started"],
+            "close": times["closed"] - times["closing"],
+        }
+        values = {"sandbox-timings": json.dumps({name: round(value, 4) for name, value in phases.items()})}
+        if self._peak_memory is not None:
+            values["sandbox-peak-memory-mib"] = f"{self._peak_memory:.1f}"
+        if self._cpu_time is not None:
+            values["sandbox-cpu-seconds"] = f"{self._cpu_time:.3f}"
+        if self._refusals:
+            values["sandbox-refusals"] = str(self._refusals)
+        self._register(values)
+
+    def _register(self, values: Mapping[str, str]) -> None:
+        identity = self._task.identity
+        tags = [f"attempt_id:{identity.attempt}"]
+        try:
+            self._run.services().register_metadata(
+                identity, [(name, value, name, tags) for name, value in values.items()]
+            )
+        except Exception as error:  # noqa: BLE001 -- the metadata provider's own errors are its to name
+            self.failed("register_metadata", error)

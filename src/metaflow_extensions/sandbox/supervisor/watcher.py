@@ -1,0 +1,100 @@
+"""One thread that waits for everything: connections, shims that go away, deadlines."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+Callback = Callable[[], None]
+
+
+class Watcher:
+    """Calls back when a socket is readable or a time has come; callbacks are short and never block."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._changes: list[Callback] = []
+        self._deadlines: list[tuple[float, int, Callback]] = []
+        self._order = itertools.count()
+        self._lock = threading.Lock()
+        self._waker, self._awake = socket.socketpair()
+        self._awake.setblocking(False)
+        self._selector.register(self._awake, selectors.EVENT_READ, self._woken)
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+        self._thread.start()
+
+    def watch(self, watched: socket.socket, callback: Callback) -> None:
+        """Call back whenever ``watched`` is readable or closed."""
+        self._change(lambda: self._register(watched, callback))
+
+    def forget(self, watched: socket.socket) -> None:
+        """Stop watching and close the socket; idempotent."""
+        self._change(lambda: self._unregister(watched))
+
+    def call_at(self, when: float, callback: Callback) -> None:
+        """Call back at ``when``, in seconds of the monotonic clock."""
+        with self._lock:
+            heapq.heappush(self._deadlines, (when, next(self._order), callback))
+        self._wake()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped = True
+        self._wake()
+        self._thread.join()
+        for key in list(self._selector.get_map().values()):
+            self._unregister(key.fileobj)  # type: ignore[arg-type]  # only sockets are registered
+        self._selector.close()
+        self._waker.close()
+
+    def _register(self, watched: socket.socket, callback: Callback) -> None:
+        if watched.fileno() >= 0:
+            self._selector.register(watched, selectors.EVENT_READ, callback)
+
+    def _unregister(self, watched: socket.socket) -> None:
+        if watched.fileno() >= 0:
+            if watched in self._selector.get_map():
+                self._selector.unregister(watched)
+            watched.close()
+
+    def _change(self, change: Callback) -> None:
+        if threading.current_thread() is self._thread:
+            change()
+            return
+        with self._lock:
+            self._changes.append(change)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._waker.send(b"\0")
+
+    def _woken(self) -> None:
+        self._awake.recv(4096)
+        with self._lock:
+            changes, self._changes = self._changes, []
+        for change in changes:
+            change()
+
+    def _run(self) -> None:
+        while not self._stopped:
+            for key, _ in self._selector.select(self._next_deadline()):
+                key.data()
+            for callback in self._due():
+                callback()
+
+    def _next_deadline(self) -> float | None:
+        with self._lock:
+            return max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
+
+    def _due(self) -> list[Callback]:
+        due = []
+        with self._lock:
+            while self._deadlines and self._deadlines[0][0] <= time.monotonic():
+                due.append(heapq.heappop(self._deadlines)[2])
+        return due
