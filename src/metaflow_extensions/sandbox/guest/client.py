@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Optional, Tupl
 from .frames import ChannelClosed, encode_frame, read_frame, read_stream, write_stream
 
 ADDRESS_VARIABLE = "METAFLOW_SANDBOX_RELAY"
-PIPELINED_SAVES = 64  # unanswered saves at once: their answers fit a socket's buffer
+PIPELINED = 64  # unanswered requests at once: their answers fit a socket's buffer
 
 
 class RelayRefused(Exception):
@@ -28,31 +28,42 @@ class Connection:
         self._socket.connect(path)
         self.reader: BinaryIO = cast("BinaryIO", self._socket.makefile("rb", 256 * 1024))
         self.writer: BinaryIO = cast("BinaryIO", self._socket.makefile("wb", 256 * 1024))
+        self.refused: List[RelayRefused] = []
+        self._unanswered = 0
 
-    def send(self, header: Dict[str, Any], source: Optional[BinaryIO] = None) -> None:
-        """Queue a request, with the bytes of ``source`` behind it as a stream."""
+    def call(self, verb: str, **arguments: Any) -> Dict[str, Any]:
+        """One request and its answer. Raises RelayRefused when it is refused."""
+        arguments["verb"] = verb
+        self.writer.write(encode_frame(arguments))
+        self.collect(0)
+        return self._answer()
+
+    def send(self, header: Dict[str, Any], source: BinaryIO) -> None:
+        """Queue a request with the bytes of ``source`` behind it; ``collect`` takes its answer."""
         self.writer.write(encode_frame(header))
-        if source is not None:
-            write_stream(self.writer, source)
+        write_stream(self.writer, source)
+        self._unanswered += 1
+        if self._unanswered >= PIPELINED:
+            self.collect(PIPELINED // 2)
 
-    def answer(self) -> Dict[str, Any]:
-        """The next answer. Raises RelayRefused when it is a refusal."""
+    def collect(self, down_to: int) -> None:
+        """Read answers to queued requests until ``down_to`` are left; refusals are kept."""
+        while self._unanswered > down_to:
+            self._unanswered -= 1
+            try:
+                self._answer()
+            except RelayRefused as error:
+                self.refused.append(error)
+
+    def _answer(self) -> Dict[str, Any]:
         self.writer.flush()
         try:
             header, _ = read_frame(self.reader)
-        except ChannelClosed as error:
-            raise RelayRefused(
-                "the launcher has closed the relay: the run is over or was cancelled"
-            ) from error
+        except (ChannelClosed, ConnectionError) as error:
+            raise RelayRefused("the launcher has closed the relay: the run is over or was cancelled") from error
         if "error" in header:
             raise RelayRefused(str(header["error"]))
         return header
-
-    def call(self, verb: str, **arguments: Any) -> Dict[str, Any]:
-        """One request and its answer."""
-        arguments["verb"] = verb
-        self.send(arguments)
-        return self.answer()
 
     def close(self) -> None:
         """Close both directions."""
@@ -88,27 +99,13 @@ class RelayClient:
     ) -> None:
         """Send objects as (path, file, metadata); refusals are raised after the rest was sent."""
         connection = self.connection()
-        refused: List[RelayRefused] = []
-        waiting = 0
-
-        def collect(down_to: int) -> None:
-            nonlocal waiting
-            while waiting > down_to:
-                waiting -= 1
-                try:
-                    connection.answer()
-                except RelayRefused as error:
-                    refused.append(error)
-
+        # The iterator asks whether each object is there already, on the same connection.
         for path, source, metadata in items:
             connection.send(
-                {"verb": "save", "store": store, "path": path, "meta": metadata, "overwrite": overwrite},
-                source,
+                {"verb": "save", "store": store, "path": path, "meta": metadata, "overwrite": overwrite}, source
             )
-            waiting += 1
-            if waiting >= PIPELINED_SAVES:
-                collect(PIPELINED_SAVES // 2)
-        collect(0)
+        connection.collect(0)
+        refused, connection.refused = connection.refused, []
         if refused:
             raise refused[0]
 

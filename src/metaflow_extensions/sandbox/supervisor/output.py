@@ -7,6 +7,7 @@ import re
 
 from ..backends.interface import Output, Stream
 
+FLOOD = 100  # lines in one chunk
 MAX_LINE = 64 * 1024  # bytes; a longer line is broken
 # Carriage returns rewind a line, escapes drive the terminal, C1 controls (C2 80 to C2 9F) do both.
 CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]")
@@ -53,8 +54,13 @@ class OutputSink:
             lines.append(rest[:MAX_LINE])
             rest = rest[MAX_LINE:]
         self._pending[output.stream] = rest
-        if lines:
-            self._write(output.stream, b"".join(harmless(line) + b"\n" for line in lines))
+        # A line a write, unless they come in floods: Metaflow's scheduler shows one line each time its
+        # pipe becomes readable, and would keep the others back until the next.
+        batch = 1 if len(lines) <= FLOOD else len(lines)
+        for start in range(0, len(lines), batch):
+            self._write(
+                output.stream, b"".join(harmless(line) + b"\n" for line in lines[start : start + batch])
+            )
 
     def say(self, message: str) -> None:
         """Write lines of our own to the task's standard error."""

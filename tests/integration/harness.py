@@ -1,0 +1,86 @@
+"""Run real flows as a user would, in a directory of their own, and look at what they left."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+FLOWS = Path(__file__).with_name("flows")
+RUN_ID = re.compile(r"\(run-id ([^)]+)\)")
+TIMEOUT = 240  # seconds; a run that takes longer hangs
+
+
+@dataclass(frozen=True)
+class FlowRun:
+    """A finished process of a flow: its exit code, its output (both streams), where it ran."""
+
+    returncode: int
+    output: str
+    directory: Path
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, from the scheduler's first line."""
+        found = RUN_ID.search(self.output)
+        assert found, self.output
+        return found.group(1)
+
+
+def flow_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a user's shell has, without the settings of whoever runs the tests."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("METAFLOW_", "AWS_", "PYTEST_"))
+    }
+    return {**kept, "METAFLOW_USER": "tester", **(extra or {})}
+
+
+def place_flow(name: str, directory: Path) -> Path:
+    """Copy a flow of tests/integration/flows into ``directory``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(FLOWS / name, directory / name))
+
+
+def flow_command(flow: Path, *arguments: str) -> list[str]:
+    """The command line that a user would type."""
+    return [sys.executable, flow.name, *arguments]
+
+
+def run_flow(
+    flow: Path, *arguments: str, env: Mapping[str, str] | None = None, check: bool = True
+) -> FlowRun:
+    """Run ``python FLOW ARGUMENTS…`` in the flow's directory; with ``check`` it has to succeed."""
+    done = subprocess.run(
+        flow_command(flow, *arguments),
+        cwd=flow.parent,
+        env=flow_environment(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    output = done.stdout.decode(errors="replace")
+    assert done.returncode == 0 or not check, output
+    return FlowRun(done.returncode, output, flow.parent)
+
+
+def read_results(directory: Path, script: str, env: Mapping[str, str] | None = None) -> str:
+    """Run a small Client API script where the flow ran, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=directory,
+        env=flow_environment(env),
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    return done.stdout.decode()
