@@ -1,0 +1,80 @@
+"""A flow whose every step runs in a sandbox: a foreach, a join, a retried step, and a prying one."""
+
+import socket
+from pathlib import Path
+
+from metaflow import FlowSpec, card, current, retry, sandbox, step
+
+PRIED = {
+    "the home directory": "/root/.ssh",
+    "the users' homes": "/home",
+    "the host's passwords": "/etc/shadow",
+    "the Docker socket": "/var/run/docker.sock",
+}
+
+
+class DemoFlow(FlowSpec):
+    """Squares numbers, eight sandboxes at once, then looks for a way out of one."""
+
+    @sandbox
+    @step
+    def start(self):
+        """Name the numbers to square."""
+        self.numbers = list(range(8))
+        self.next(self.square, foreach="numbers")
+
+    @sandbox
+    @step
+    def square(self):
+        """Square one number, in a sandbox of its own."""
+        self.result = self.input**2
+        self.next(self.join)
+
+    @sandbox
+    @step
+    def join(self, inputs):
+        """Add up what the sandboxes found."""
+        self.total = sum(branch.result for branch in inputs)
+        self.next(self.flaky)
+
+    @retry(times=1, minutes_between_retries=0)
+    @sandbox
+    @step
+    def flaky(self):
+        """Fail once: Metaflow's @retry works as it always does."""
+        self.attempt = current.retry_count
+        if self.attempt == 0:
+            raise RuntimeError("failing once, on purpose: the next attempt goes through")
+        self.next(self.pry)
+
+    @card
+    @sandbox
+    @step
+    def pry(self):
+        """Try to read the home directory and to reach the network, and report what was out of reach."""
+        self.out_of_reach = [name for name, path in PRIED.items() if not reachable(path)]
+        try:
+            socket.create_connection(("1.1.1.1", 53), timeout=2).close()
+        except OSError as error:
+            self.out_of_reach.append(f"the network ({error.strerror})")
+        print("Out of reach:", ", ".join(self.out_of_reach))
+        self.next(self.end)
+
+    @sandbox
+    @step
+    def end(self):
+        """Say what came out."""
+        print(f"The squares add up to {self.total}.")
+
+
+def reachable(path):
+    """Whether anything can be seen at a path."""
+    try:
+        place = Path(path)
+        return any(place.iterdir()) if place.is_dir() else place.exists()
+    except PermissionError:
+        return False
+
+
+if __name__ == "__main__":
+    DemoFlow()
