@@ -60,7 +60,9 @@ class Connection:
         try:
             header, _ = read_frame(self.reader)
         except (ChannelClosed, ConnectionError) as error:
-            raise RelayRefused("the launcher has closed the relay: the run is over or was cancelled") from error
+            raise RelayRefused(
+                "the launcher has closed the relay: the run is over or was cancelled"
+            ) from error
         if "error" in header:
             raise RelayRefused(str(header["error"]))
         return header
@@ -102,7 +104,8 @@ class RelayClient:
         # The iterator asks whether each object is there already, on the same connection.
         for path, source, metadata in items:
             connection.send(
-                {"verb": "save", "store": store, "path": path, "meta": metadata, "overwrite": overwrite}, source
+                {"verb": "save", "store": store, "path": path, "meta": metadata, "overwrite": overwrite},
+                source,
             )
         connection.collect(0)
         refused, connection.refused = connection.refused, []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -88,7 +87,7 @@ class RunLaunch:
         }
         hosted = Feature.HOST_PYTHON in backend.features
         spec = SandboxSpec(
-            labels={"flow": self._flow, "run": self._run_id, "step": step, "supervisor": str(os.getpid())},
+            labels={"flow": self._flow, "run": self._run_id, "step": step},
             image=attributes["image"],
             gpu=attributes["gpu"],
             network=attributes["network"] or "none",

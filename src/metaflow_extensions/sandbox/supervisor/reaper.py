@@ -1,4 +1,4 @@
-"""Waits for the supervisor and removes what it leaves: sandboxes, cgroups, the run's directory."""
+"""Waits for the supervisor and removes what it leaves: its sandboxes, the run's directory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import shutil
 import signal
 from pathlib import Path
 
-CGROUPS = "cgroups"  # in the run's directory: a path on each line, written before one is made
+BACKENDS = "backends"  # a file in the run's directory: the names of the backends in use, one a line
+LABEL = "supervisor"  # the label of a run's sandboxes; its value is the run directory's name
 
 
 def reap(supervisor: int, directory: str) -> None:
@@ -21,11 +22,15 @@ def reap(supervisor: int, directory: str) -> None:
 
 
 def clean(directory: Path) -> None:
-    """Remove a run's directory and the sandboxes recorded in it; idempotent."""
-    record = directory / CGROUPS
+    """Destroy the sandboxes of a run and remove its directory; idempotent."""
+    record = directory / BACKENDS
     if record.exists():
-        from ..backends.cgroups import remove_paths
+        # Imported only now: while it waits, the reaper is to weigh nothing.
+        from ..backends import registry
 
-        remove_paths([Path(line) for line in record.read_text().splitlines()])
+        for name in record.read_text().splitlines():
+            backend = registry.load(name)
+            for sandbox in backend.list({LABEL: directory.name}):
+                backend.destroy(sandbox.id)
     if directory.exists():
-        shutil.rmtree(directory, ignore_errors=False)
+        shutil.rmtree(directory)

@@ -16,6 +16,7 @@ from ..backends.interface import Backend
 from ..errors import StartFailed
 from ..relay.services import Services
 from .protocol import CodeSettings, RunSettings, TaskSettings, decode
+from .reaper import BACKENDS
 from .shim import ENDED
 from .task import Outcome, RunContext, TaskRun
 from .watcher import Watcher
@@ -71,6 +72,9 @@ class Server:
     def _backend(self, name: str) -> Backend:
         with self._lock:
             if name not in self._backends:
+                # Before the first sandbox is made: the reaper has to know where to look.
+                with Path(self._settings.directory, BACKENDS).open("a") as record:
+                    record.write(f"{name}\n")
                 self._backends[name] = registry.load(name)
             return self._backends[name]
 

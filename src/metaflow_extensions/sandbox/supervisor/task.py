@@ -25,6 +25,7 @@ from ..relay.services import Limits, Services
 from ..relay.vetting import ArtifactPolicy
 from .output import OutputSink
 from .protocol import RunSettings, TaskSettings
+from .reaper import LABEL
 from .watcher import Watcher
 
 INSIDE = PurePosixPath("/run/metaflow-sandbox")
@@ -265,7 +266,8 @@ class TaskRun:
             # Readable by whoever the backend runs the step as; the directory above is private.
             copy.chmod(0o644)
             mounts.append(Mount(copy, INSIDE / "config.json"))
-        return dataclasses.replace(task.spec, mounts=mounts)
+        labels = {**task.spec.labels, LABEL: Path(self._run.settings.directory).name}
+        return dataclasses.replace(task.spec, mounts=mounts, labels=labels)
 
     def _command(self) -> Command:
         task, settings = self._task, self._run.settings

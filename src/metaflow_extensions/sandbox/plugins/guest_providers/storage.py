@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
+import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from metaflow.datastore.datastore_storage import CloseAfterUse, DataStoreStorage
@@ -63,28 +63,22 @@ class RelayStorage(DataStoreStorage):
 
     def load_bytes(self, paths: list[str]) -> Any:
         """(path, local copy, metadata) of each key; the copies last as long as the context."""
-        directory = tempfile.TemporaryDirectory(prefix="metaflow-relay-")
+        copies = contextlib.ExitStack()
 
         def load() -> Iterator[tuple[str, str | None, dict[str, Any] | None]]:
-            for number, path in enumerate(paths):
+            for path in paths:
                 with metaflow_errors():
                     found, metadata, chunks = client.load(self._store, path)
                     if not found:
                         yield path, None, None
                         continue
-                    local = Path(directory.name, str(number))
-                    with local.open("wb") as copy:
-                        copy.writelines(chunks)
-                yield path, str(local), metadata
+                    # In memory and without a name: the sandbox's disk may be smaller than an artifact.
+                    copy = copies.enter_context(os.fdopen(os.memfd_create("artifact"), "wb"))
+                    copy.writelines(chunks)
+                    copy.flush()
+                yield path, f"/proc/self/fd/{copy.fileno()}", metadata
 
-        return CloseAfterUse(load(), closer=_Cleaner(directory))
-
-
-class _Cleaner:
-    """What CloseAfterUse closes."""
-
-    def __init__(self, directory: tempfile.TemporaryDirectory[str]) -> None:
-        self.close = directory.cleanup
+        return CloseAfterUse(load(), closer=copies)
 
 
 class LocalRelayStorage(RelayStorage):
