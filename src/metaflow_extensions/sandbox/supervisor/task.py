@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import random
 import shutil
@@ -26,6 +25,7 @@ from ..relay.vetting import ArtifactPolicy
 from .output import OutputSink
 from .protocol import RunSettings, TaskSettings
 from .reaper import LABEL
+from .record import TaskRecord, identity, network_label
 from .watcher import Watcher
 
 INSIDE = PurePosixPath("/run/metaflow-sandbox")
@@ -76,12 +76,9 @@ class TaskRun:
         self._user_code_started = False
         self._finished = False
         self._timed_out = False
-        self._refusals = 0
         self._guest_signal: int | None = None
-        self._peak_memory: float | None = None
-        self._cpu_time: float | None = None
         self._sandbox: Sandbox | None = None
-        self._times = {"requested": time.monotonic()}
+        self._record = TaskRecord()
 
     # --- what the watcher calls ---------------------------------------------------------------
 
@@ -114,12 +111,15 @@ class TaskRun:
     def started(self) -> None:
         """The guest is about to start user code: from here on nothing is tried again."""
         self._user_code_started = True
-        self._times["started"] = time.monotonic()
-        self._register_identity()
+        self._record.mark("started")
+        assert self._sandbox is not None
+        isolation = self._run.backend(self._task.backend).isolation.label
+        self._register(identity(self._task.backend, self._sandbox.id, isolation, self._task.spec))
 
     def ended(self, signal: int | None, peak_memory: float | None, cpu_time: float | None) -> None:
         """What the guest says of the step's end."""
-        self._guest_signal, self._peak_memory, self._cpu_time = signal, peak_memory, cpu_time
+        self._guest_signal = signal
+        self._record.measured(peak_memory, cpu_time)
 
     def finished(self) -> None:
         """The task's results are complete."""
@@ -127,11 +127,11 @@ class TaskRun:
 
     def refused(self, reason: str) -> None:
         """Log a refusal where the user sees it."""
-        self._refusals += 1
+        self._record.refusals += 1
         log.warning("%s: refused: %s", self._task.identity.key, reason)
-        if self._refusals <= REFUSALS_SHOWN:
+        if self._record.refusals <= REFUSALS_SHOWN:
             self._sink.say(f"refused: {reason}")
-        if self._refusals == REFUSALS_SHOWN:
+        if self._record.refusals == REFUSALS_SHOWN:
             self._sink.say("further refusals are not shown")
 
     def failed(self, what: str, error: BaseException) -> None:
@@ -199,17 +199,18 @@ class TaskRun:
         listener = self._listen(directory / "relay", self._relay)
         try:
             spec = self._spec(directory)
-            self._times["opening"] = time.monotonic()
+            self._record.mark("opening")
             self._sandbox = backend.open(spec)
             try:
                 return self._in_sandbox(backend, self._sandbox)
             finally:
-                closing = time.monotonic()
-                self._measure(self._sandbox.stats())
+                self._record.mark("closing")
+                self._record.measured_by_backend(self._sandbox.stats())
                 self._sandbox.close()
-                self._times["closing"], self._times["closed"] = closing, time.monotonic()
+                self._record.mark("closed")
                 self._sink.finish()
-                self._register_measurements()
+                if self._user_code_started:
+                    self._register(self._record.measurements())
         finally:
             self._run.watcher.forget(listener)
             self._relay.close()
@@ -217,12 +218,12 @@ class TaskRun:
 
     def _in_sandbox(self, backend: Backend, sandbox: Sandbox) -> Outcome:
         task = self._task
-        network = task.spec.network if isinstance(task.spec.network, str) else ",".join(task.spec.network)
         process = sandbox.start(self._command())
         self._process = process
-        self._times["opened"] = time.monotonic()
+        self._record.mark("opened")
         self._sink.say(
-            f"{task.backend} {sandbox.id} · isolation {backend.isolation.label} · network {network}"
+            f"{task.backend} {sandbox.id} · isolation {backend.isolation.label} "
+            f"· network {network_label(task.spec)}"
         )
         if self._cancelled.is_set():
             process.kill()
@@ -290,47 +291,6 @@ class TaskRun:
         listener.listen(16)
         self._run.watcher.watch(listener, lambda: relay.accept(listener.accept()[0]))
         return listener
-
-    # --- what is recorded ---------------------------------------------------------------------
-
-    def _register_identity(self) -> None:
-        sandbox, task = self._sandbox, self._task
-        assert sandbox is not None
-        network = task.spec.network
-        self._register(
-            {
-                "sandbox-backend": task.backend,
-                "sandbox-id": sandbox.id,
-                "sandbox-isolation": self._run.backend(task.backend).isolation.label,
-                "sandbox-image": task.spec.image or "",
-                "sandbox-network": network if isinstance(network, str) else ",".join(network),
-            }
-        )
-
-    def _measure(self, stats: Mapping[str, float]) -> None:
-        # The backend's own figures cover the whole sandbox, the guest's only the step's process.
-        self._peak_memory = stats.get("peak_memory", self._peak_memory)
-        self._cpu_time = stats.get("cpu_time", self._cpu_time)
-
-    def _register_measurements(self) -> None:
-        if not self._user_code_started:
-            return
-        times = self._times
-        phases = {
-            "queue": times["opening"] - times["requested"],
-            "open": times["opened"] - times["opening"],
-            "boot": times["started"] - times["opened"],
-            "run": times["closing"] - times["started"],
-            "close": times["closed"] - times["closing"],
-        }
-        values = {"sandbox-timings": json.dumps({name: round(value, 4) for name, value in phases.items()})}
-        if self._peak_memory is not None:
-            values["sandbox-peak-memory-mib"] = f"{self._peak_memory:.1f}"
-        if self._cpu_time is not None:
-            values["sandbox-cpu-seconds"] = f"{self._cpu_time:.3f}"
-        if self._refusals:
-            values["sandbox-refusals"] = str(self._refusals)
-        self._register(values)
 
     def _register(self, values: Mapping[str, str]) -> None:
         identity = self._task.identity

@@ -1,0 +1,69 @@
+"""What a task's metadata says of its sandbox: what it was, how long each phase took, what it used."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+
+from ..backends.interface import SandboxSpec
+
+Values = dict[str, str]
+
+
+class TaskRecord:
+    """Collects the facts of one task; times are of the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._times = {"requested": time.monotonic()}
+        self._peak_memory: float | None = None
+        self._cpu_time: float | None = None
+        self.refusals = 0
+
+    def mark(self, moment: str) -> None:
+        """Note that something happens now: opening, opened, started, closing, closed."""
+        self._times[moment] = time.monotonic()
+
+    def measured(self, peak_memory: float | None, cpu_time: float | None) -> None:
+        """MiB and seconds; what is None is not known here, and leaves what was said before."""
+        self._peak_memory = self._peak_memory if peak_memory is None else peak_memory
+        self._cpu_time = self._cpu_time if cpu_time is None else cpu_time
+
+    def measured_by_backend(self, stats: Mapping[str, float]) -> None:
+        """Take the backend's figures, which cover the whole sandbox; the guest's only cover the step."""
+        self.measured(stats.get("peak_memory"), stats.get("cpu_time"))
+
+    def measurements(self) -> Values:
+        """The fields to register once the sandbox is closed."""
+        times = self._times
+        phases = {
+            "queue": times["opening"] - times["requested"],
+            "open": times["opened"] - times["opening"],
+            "boot": times["started"] - times["opened"],
+            "run": times["closing"] - times["started"],
+            "close": times["closed"] - times["closing"],
+        }
+        values = {"sandbox-timings": json.dumps({name: round(value, 4) for name, value in phases.items()})}
+        if self._peak_memory is not None:
+            values["sandbox-peak-memory-mib"] = f"{self._peak_memory:.1f}"
+        if self._cpu_time is not None:
+            values["sandbox-cpu-seconds"] = f"{self._cpu_time:.3f}"
+        if self.refusals:
+            values["sandbox-refusals"] = str(self.refusals)
+        return values
+
+
+def identity(backend: str, sandbox_id: str, isolation: str, spec: SandboxSpec) -> Values:
+    """The fields to register when the step starts."""
+    return {
+        "sandbox-backend": backend,
+        "sandbox-id": sandbox_id,
+        "sandbox-isolation": isolation,
+        "sandbox-image": spec.image or "",
+        "sandbox-network": network_label(spec),
+    }
+
+
+def network_label(spec: SandboxSpec) -> str:
+    """The network as one word or a list of hosts."""
+    return spec.network if isinstance(spec.network, str) else ",".join(spec.network)
