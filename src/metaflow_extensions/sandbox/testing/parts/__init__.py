@@ -1,0 +1,1 @@
+"""The chapters of the contract; use them through ``testing.contract``."""
