@@ -3,18 +3,16 @@
 import socket
 from pathlib import Path
 
-from metaflow import FlowSpec, card, current, retry, sandbox, step
+from metaflow import FlowSpec, Parameter, card, current, retry, sandbox, step
 
-PRIED = {
-    "the home directory": "/root/.ssh",
-    "the users' homes": "/home",
-    "the host's passwords": "/etc/shadow",
-    "the Docker socket": "/var/run/docker.sock",
-}
+IN_THE_HOME = (".ssh", ".aws", ".netrc", ".bashrc", ".profile", ".gitconfig", ".metaflowconfig")
+ELSEWHERE = {"the host's passwords": "/etc/shadow", "the Docker socket": "/var/run/docker.sock"}
 
 
 class DemoFlow(FlowSpec):
     """Squares numbers, eight sandboxes at once, then looks for a way out of one."""
+
+    home = Parameter("home", help="The home directory to pry into", default=str(Path.home()))
 
     @sandbox
     @step
@@ -52,12 +50,16 @@ class DemoFlow(FlowSpec):
     @step
     def pry(self):
         """Try to read the home directory and to reach the network, and report what was out of reach."""
-        self.out_of_reach = [name for name, path in PRIED.items() if not reachable(path)]
+        places = {f"{self.home}/{name}": f"{self.home}/{name}" for name in IN_THE_HOME} | ELSEWHERE
+        self.within_reach = [name for name, path in places.items() if reachable(path)]
+        self.out_of_reach = [name for name in places if name not in self.within_reach]
         try:
             socket.create_connection(("1.1.1.1", 53), timeout=2).close()
+            self.within_reach.append("the network")
         except OSError as error:
             self.out_of_reach.append(f"the network ({error.strerror})")
         print("Out of reach:", ", ".join(self.out_of_reach))
+        print("Within reach:", ", ".join(self.within_reach) or "nothing of the above")
         self.next(self.end)
 
     @sandbox
@@ -70,8 +72,7 @@ class DemoFlow(FlowSpec):
 def reachable(path):
     """Whether anything can be seen at a path."""
     try:
-        place = Path(path)
-        return any(place.iterdir()) if place.is_dir() else place.exists()
+        return Path(path).exists()
     except PermissionError:
         return False
 
