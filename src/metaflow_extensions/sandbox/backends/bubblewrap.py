@@ -1,0 +1,102 @@
+"""Sandboxes made of Linux namespaces by bubblewrap: no daemon, no image, no root, a start in milliseconds.
+
+A step sees a read-only /usr, the launcher's Python environment and what was mounted, and can write
+only below /sandbox: HOME is /sandbox/home, the working directory /sandbox/work, and /tmp and
+/var/tmp are /sandbox/tmp. It shares the kernel with the host and nothing else: no network unless
+asked for, no capability, no uid that owns anything, and a filter on system calls.
+
+Defaults: 1024 MiB of disk, 1024 processes and threads, 64 MiB of /dev/shm (less when the disk is
+smaller, and beside it), no core dumps. Each started command gets fresh writable space and a
+process count of its own; ``memory`` is enforced for the whole sandbox where a cgroup can be made,
+otherwise for the address space of each process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+
+from ..errors import BackendUnavailable, SandboxLost, StartFailed, UnsupportedOption
+from . import bwrap_binary, bwrap_diagnosis
+from .bwrap_limits import counts_processes_apart
+from .bwrap_process import BubblewrapProcess
+from .bwrap_sandbox import BubblewrapSandbox
+from .bwrap_targets import check_source, checked
+from .cgroups import available as cgroup_limits
+from .interface import Command, Feature, Isolation, SandboxInfo, SandboxSpec
+from .local_state import LocalState, base_directory
+from .options import check_options
+
+__all__ = ["BubblewrapBackend", "BubblewrapProcess", "BubblewrapSandbox"]
+
+_NAME = "bubblewrap"
+
+
+class BubblewrapBackend:
+    """The embedded default on Linux."""
+
+    isolation = Isolation.CONTAINER
+
+    def __init__(self) -> None:
+        self.features = _features()
+
+    def check(self) -> None:
+        """Run one command in a sandbox. Raises BackendUnavailable with the cause and what mends it."""
+        host = bwrap_diagnosis.Host.here()
+        problem = bwrap_diagnosis.foreseen(host)
+        if problem:
+            raise BackendUnavailable(problem)
+        sandbox = self.open(SandboxSpec())
+        try:
+            process = sandbox.start(Command(["true"]))
+            said = b"".join(chunk.data for chunk in process.output()).decode(errors="replace")
+            code = process.wait()
+        except (StartFailed, SandboxLost) as error:
+            raise BackendUnavailable(bwrap_diagnosis.explain(str(error), host)) from error
+        finally:
+            sandbox.close()
+        if code:
+            raise BackendUnavailable(bwrap_diagnosis.explain(said, host))
+
+    def open(self, spec: SandboxSpec) -> BubblewrapSandbox:
+        """Prepare a sandbox; nothing runs yet. Raises UnsupportedOption or BackendUnavailable."""
+        check_options(spec, self, _NAME)
+        if spec.options:
+            raise UnsupportedOption(
+                f"the bubblewrap backend has no options {sorted(spec.options)}: leave out backend_options"
+            )
+        roots = spec.python.roots if spec.python else ()
+        for number, mount in enumerate(spec.mounts):
+            checked(mount.target, [*spec.mounts[:number], *spec.mounts[number + 1 :]], roots)
+            check_source(mount, foreign_uid=os.geteuid() == 0)
+        binary = bwrap_binary.find()
+        state = LocalState.create(base_directory(), spec.labels)
+        try:
+            return BubblewrapSandbox(binary, spec, state)
+        except BaseException:
+            state.destroy()
+            raise
+
+    def list(self, labels: Mapping[str, str]) -> Iterator[SandboxInfo]:
+        """Sandboxes of this user, also those whose launcher died and left only their directory."""
+        for state in LocalState.all(base_directory()):
+            info = state.info()
+            if info and labels.items() <= info.labels.items():
+                yield info
+
+    def destroy(self, sandbox_id: str) -> None:
+        """End a sandbox of any process of this user; idempotent."""
+        state = LocalState.find(base_directory(), sandbox_id)
+        if state:
+            state.destroy()
+
+
+def _features() -> frozenset[Feature]:
+    """What can be enforced on this machine."""
+    can = {Feature.MOUNT, Feature.HOST_PYTHON, Feature.STDIN, Feature.NETWORK_OFF, Feature.NETWORK_HOST}
+    can |= {Feature.DISK_LIMIT, Feature.MEMORY_LIMIT}
+    if "cpu" in cgroup_limits():
+        can.add(Feature.CPU_LIMIT)
+    if "processes" in cgroup_limits() or counts_processes_apart():
+        can.add(Feature.PROCESS_LIMIT)
+    return frozenset(can)

@@ -1,0 +1,136 @@
+"""A command that runs under bwrap."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+from ..errors import SandboxLost, StartFailed, UnsupportedOption
+from .bwrap_launch import Launched
+from .interface import Output, Stream
+from .local_state import wait_until_gone
+
+_CHUNK = 1 << 16
+_KILLED = 128 + signal.SIGKILL
+
+
+class BubblewrapProcess:
+    """A running command; ``output`` is for one reader, the other methods may be called from any thread.
+
+    ``lost`` says why the sandbox is gone, if it is for another reason than this object's ``kill``.
+    """
+
+    def __init__(self, launched: Launched, lost: Callable[[], str | None], ended: Callable[[], None]) -> None:
+        self._launched = launched
+        self._lost = lost
+        self._ended = ended
+        self._lock = threading.Lock()
+        self._killed = False
+        self._reason: str | None = None
+        self._outcome: int | Exception | None = None
+
+    def output(self) -> Iterator[Output]:
+        """Chunks of up to 64 KiB in order of arrival, until every process closed both streams."""
+        bwrap = self._launched.process
+        with selectors.DefaultSelector() as ready:
+            for pipe, stream in ((bwrap.stdout, Stream.STDOUT), (bwrap.stderr, Stream.STDERR)):
+                if pipe and not pipe.closed:
+                    ready.register(pipe, selectors.EVENT_READ, stream)
+            while ready.get_map():
+                for key, _ in ready.select():
+                    data = os.read(key.fd, _CHUNK)
+                    if data:
+                        yield Output(key.data, data)
+                    else:
+                        ready.unregister(key.fileobj)
+        if isinstance(self._finish(), SandboxLost):
+            self.wait()
+
+    def send(self, data: bytes) -> None:
+        """Write to standard input; ``b""`` closes it. Raises SandboxLost when nobody reads it any more."""
+        stdin = self._launched.process.stdin
+        if stdin is None:
+            raise UnsupportedOption("this command has no standard input: start it with Command(stdin=True)")
+        if not data:
+            stdin.close()
+            return
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(stdin.fileno(), rest) :]
+        except BrokenPipeError as error:
+            raise SandboxLost(
+                "the command ended or closed its standard input: look at its exit code"
+            ) from error
+
+    def wait(self) -> int:
+        """The exit code. Raises SandboxLost, or StartFailed when the program could not be executed."""
+        outcome = self._finish()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def kill(self) -> None:
+        """Kill the sandbox's first process, and with it all others; idempotent."""
+        with self._lock:
+            if self._outcome is None:
+                self._killed = True
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._launched.first, signal.SIGKILL)
+
+    def lose(self, reason: str) -> None:
+        """End everything as something that the sandbox suffered: ``wait`` raises SandboxLost."""
+        self._reason = reason
+        # bwrap before the sandbox's first process, or it would report the command's death as an exit.
+        self._launched.process.kill()
+
+    def discard(self) -> None:
+        """Kill, wait and close everything; for the sandbox's end."""
+        self.kill()
+        self._finish()
+        for pipe in (
+            self._launched.process.stdin,
+            self._launched.process.stdout,
+            self._launched.process.stderr,
+        ):
+            if pipe:
+                pipe.close()
+
+    def _finish(self) -> int | Exception:
+        self._launched.process.wait()
+        with self._lock:
+            if self._outcome is None:
+                # bwrap ends with the command; what that left behind ends right after it.
+                wait_until_gone(self._launched.first)
+                self._outcome = self._read_outcome()
+                os.close(self._launched.first)
+                os.close(self._launched.status)
+                self._ended()
+            return self._outcome
+
+    def _read_outcome(self) -> int | Exception:
+        report = b""
+        while chunk := os.read(self._launched.status, _CHUNK):
+            report += chunk
+        for line in report.splitlines():
+            status = json.loads(line)
+            if "exit-code" in status:
+                return int(status["exit-code"])
+        if self._killed:
+            return _KILLED
+        reason = self._reason or self._lost()
+        if reason:
+            return SandboxLost(reason)
+        ended = self._launched.process.returncode
+        if ended < 0:
+            return SandboxLost(
+                f"bwrap was ended by signal {-ended}: look for the out-of-memory killer in the kernel's log"
+            )
+        return StartFailed(
+            "bwrap could not execute the program, and said why on the command's standard error"
+        )

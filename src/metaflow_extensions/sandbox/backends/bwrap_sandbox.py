@@ -1,0 +1,148 @@
+"""One sandbox of the bubblewrap backend: its state, its limits and the commands started in it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from ..errors import SandboxLost, UnsupportedOption
+from .bwrap_identity import identity
+from .bwrap_launch import launch
+from .bwrap_limits import counts_processes_apart, limit, resource_limits, sacrifice_first
+from .bwrap_process import BubblewrapProcess
+from .bwrap_profile import Attachments, Profile
+from .bwrap_targets import checked
+from .cgroups import Cgroup
+from .cgroups import available as cgroup_limits
+from .interface import Command, SandboxSpec
+from .local_state import LocalState
+
+
+class BubblewrapSandbox:
+    """One sandbox: every command is a bwrap of its own with the same view.
+
+    A command dies with the *thread* that started it, since that is what the kernel's parent-death
+    signal watches: call ``start`` from a thread that lives as long as the command.
+    """
+
+    def __init__(self, binary: Path, spec: SandboxSpec, state: LocalState) -> None:
+        self.id = state.id
+        self._binary = binary
+        self._spec = spec
+        self._state = state
+        self._identity = identity(state.id)
+        self._files: list[tuple[Path, PurePosixPath]] = []
+        self._processes: list[BubblewrapProcess] = []
+        self._closed = False
+        self._expired = False
+        self._cgroup = self._make_cgroup()
+        self._limits = resource_limits(
+            processes=spec.processes,
+            disk=Profile(spec, self._identity).disk,
+            memory=spec.memory if not (self._cgroup and "memory" in cgroup_limits()) else None,
+            own_uid=bool(self._identity.prefix),
+        )
+        self._timer = threading.Timer(spec.lifetime, self._expire) if spec.lifetime else None
+        if self._timer:
+            self._timer.daemon = True
+            self._timer.start()
+
+    def start(self, command: Command) -> BubblewrapProcess:
+        """Start a command; it is limited before it runs. Raises StartFailed, or SandboxLost after the end."""
+        self._ensure_open()
+        profile = Profile(self._spec, self._identity, tuple(self._files))
+        words = profile.command_arguments(command)
+        pids: list[int] = []
+
+        def before_setup(pid: int) -> None:
+            self._state.record(pid)
+            pids.append(pid)
+            sacrifice_first(pid)
+            if self._cgroup:
+                self._cgroup.add(pid)
+
+        def before_command(pid: int) -> None:
+            self._state.record(pid)
+            pids.append(pid)
+            limit(pid, self._limits)
+
+        def forget() -> None:
+            for pid in pids:
+                self._state.forget(pid)
+
+        def arguments(attachments: Attachments) -> tuple[list[str], list[str]]:
+            return profile.arguments(attachments), words
+
+        try:
+            launched = launch(
+                self._binary,
+                arguments,
+                [*self._identity.prefix, *command.argv],
+                stdin=command.stdin,
+                before_setup=before_setup,
+                before_command=before_command,
+            )
+        except BaseException:
+            forget()
+            raise
+        process = BubblewrapProcess(launched, self._why_lost, forget)
+        self._processes.append(process)
+        return process
+
+    def put(self, source: Path, target: PurePosixPath) -> None:
+        """Copy a file, which commands started from now on see read-only at the target."""
+        self._ensure_open()
+        roots = self._spec.python.roots if self._spec.python else ()
+        inside = checked(target, self._spec.mounts, roots)
+        copy = self._state.keep_file(source)
+        self._files = [kept for kept in self._files if kept[1] != inside]
+        self._files.append((copy, inside))
+
+    def get(self, source: PurePosixPath, target: Path) -> None:
+        """Refuse: what a command wrote ends with it. Raises UnsupportedOption."""
+        raise UnsupportedOption(
+            f"the bubblewrap backend can't copy {source} out to {target}: write results to standard output "
+            "or a writable mount"
+        )
+
+    def close(self) -> None:
+        """Kill everything and remove every trace; idempotent."""
+        self._closed = True
+        if self._timer:
+            self._timer.cancel()
+        for process in self._processes:
+            process.discard()
+        if self._cgroup:
+            self._cgroup.remove()
+        self._state.destroy()
+
+    def stats(self) -> Mapping[str, float]:
+        """``peak_memory`` in MiB where a cgroup measures it."""
+        peak = self._cgroup.peak_memory_mib() if self._cgroup and not self._closed else None
+        return {} if peak is None else {"peak_memory": peak}
+
+    def _make_cgroup(self) -> Cgroup | None:
+        can = cgroup_limits()
+        memory = self._spec.memory if "memory" in can else None
+        processes = self._spec.processes if "processes" in can and not counts_processes_apart() else None
+        if memory is None and processes is None and self._spec.cpu is None:
+            return None
+        return Cgroup.create(self.id, memory_mib=memory, cpu_cores=self._spec.cpu, processes=processes)
+
+    def _ensure_open(self) -> None:
+        if self._expired:
+            raise SandboxLost(self._past_lifetime())
+        if self._closed or not self._state.exists():
+            raise SandboxLost(f"sandbox {self.id} was closed or destroyed: open a new one")
+
+    def _why_lost(self) -> str | None:
+        return None if self._state.exists() else f"sandbox {self.id} was destroyed by another process"
+
+    def _expire(self) -> None:
+        self._expired = True
+        for process in self._processes:
+            process.lose(self._past_lifetime())
+
+    def _past_lifetime(self) -> str:
+        return f"sandbox {self.id} passed its lifetime of {self._spec.lifetime} s: ask for a longer one"

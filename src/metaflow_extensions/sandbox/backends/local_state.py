@@ -1,0 +1,176 @@
+"""What a local backend remembers about its sandboxes on disk, so that any process of the user can end them.
+
+<base>/<sandbox id>/info.json        labels and time of creation
+<base>/<sandbox id>/processes/<pid>  start time of that process, so that a reused pid is never killed
+<base>/<sandbox id>/files/<name>     copies of files that were put
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ..errors import BackendUnavailable, SandboxLost
+from .interface import SandboxInfo
+
+_ID = re.compile(r"sbx-[0-9a-f]{8}\Z")
+_GONE_WITHIN = 10.0
+
+
+def base_directory(environ: Mapping[str, str] = os.environ) -> Path:
+    """The private directory of this user, made when absent.
+
+    Raises BackendUnavailable when it is a link, someone else's, or open to others.
+    """
+    uid = os.geteuid()
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    # After su or sudo the variable still names another user's directory.
+    if runtime and _owner(runtime) == uid:
+        base = Path(runtime, "metaflow-sandbox")
+    else:
+        base = Path(tempfile.gettempdir(), f"metaflow-sandbox-{uid}")
+    with contextlib.suppress(FileExistsError):
+        base.mkdir(mode=0o700)
+    found = base.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o077:
+        raise BackendUnavailable(
+            f"{base} must be a directory of uid {uid} with mode 0700, which it is not: "
+            "remove it or set TMPDIR"
+        )
+    return base
+
+
+class LocalState:
+    """The directory of one sandbox."""
+
+    def __init__(self, base: Path, sandbox_id: str) -> None:
+        self.directory = base / sandbox_id
+        self.id = sandbox_id
+
+    @classmethod
+    def create(cls, base: Path, labels: Mapping[str, str]) -> LocalState:
+        """Make the directory of a new sandbox, under an id like ``sbx-1a2b3c4d``."""
+        while True:
+            state = cls(base, f"sbx-{os.urandom(4).hex()}")
+            try:
+                state.directory.mkdir(mode=0o700)
+            except FileExistsError:
+                continue
+            break
+        for name in ("processes", "files"):
+            (state.directory / name).mkdir()
+        # Written last and moved into place: a directory with a readable info.json is a whole one.
+        draft = state.directory / "info.draft"
+        draft.write_text(json.dumps({"labels": dict(labels), "created": time.time()}))
+        draft.rename(state.directory / "info.json")
+        return state
+
+    @classmethod
+    def all(cls, base: Path) -> Iterator[LocalState]:
+        """Every sandbox below the base directory."""
+        for entry in sorted(base.iterdir()):
+            if _ID.match(entry.name):
+                yield cls(base, entry.name)
+
+    @classmethod
+    def find(cls, base: Path, sandbox_id: str) -> LocalState | None:
+        """The sandbox of that id; None for any other string, paths included."""
+        if not _ID.match(sandbox_id) or not (base / sandbox_id).is_dir():
+            return None
+        return cls(base, sandbox_id)
+
+    def info(self) -> SandboxInfo | None:
+        """Labels and creation; None while it is being made or removed."""
+        try:
+            kept = json.loads((self.directory / "info.json").read_text())
+            return SandboxInfo(self.id, kept["labels"], kept["created"])
+        except FileNotFoundError:
+            return None
+
+    def exists(self) -> bool:
+        """Whether nobody destroyed it."""
+        return (self.directory / "processes").is_dir()
+
+    def record(self, pid: int) -> None:
+        """Remember a process that nobody has waited for. Raises SandboxLost when the sandbox is gone."""
+        try:
+            (self.directory / "processes" / str(pid)).write_text(_start_time(pid))
+        except FileNotFoundError as error:
+            raise SandboxLost(f"sandbox {self.id} was closed or destroyed: open a new one") from error
+
+    def forget(self, pid: int) -> None:
+        """Forget a process that has been waited for."""
+        (self.directory / "processes" / str(pid)).unlink(missing_ok=True)
+
+    def keep_file(self, source: Path) -> Path:
+        """Copy a file and its execute permission into the state; returns the copy."""
+        try:
+            number, name = tempfile.mkstemp(dir=self.directory / "files")
+        except FileNotFoundError as error:
+            raise SandboxLost(f"sandbox {self.id} was closed or destroyed: open a new one") from error
+        os.close(number)
+        copy = Path(name)
+        shutil.copyfile(source, copy)
+        copy.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
+        return copy
+
+    def destroy(self) -> None:
+        """Kill every remembered process, wait until it is gone, and remove the directory; idempotent."""
+        with contextlib.suppress(FileNotFoundError):
+            # First, so that a sandbox being destroyed accepts no further process.
+            (self.directory / "processes").rename(self.directory / "ending")
+        with contextlib.suppress(FileNotFoundError):
+            # In order of start: a supervisor of processes that reports their end goes before them.
+            for entry in sorted((self.directory / "ending").iterdir(), key=lambda entry: int(entry.name)):
+                _kill(int(entry.name), entry.read_text())
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.directory)
+
+
+def _kill(pid: int, started: str) -> None:
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        # Compared after the descriptor is held: from here on it is that process or none.
+        if _start_time(pid) == started:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+            wait_until_gone(process)
+    finally:
+        os.close(process)
+
+
+def wait_until_gone(process: int, seconds: float = _GONE_WITHIN) -> bool:
+    """Whether the process behind a pidfd, and for a namespace's first process all in it, ended in time."""
+    waiting = select.poll()
+    waiting.register(process, select.POLLIN)
+    return bool(waiting.poll(seconds * 1000))
+
+
+def _start_time(pid: int) -> str:
+    """Field 22 of /proc/PID/stat, in clock ticks since boot; empty when there is no such process."""
+    try:
+        # The command name, in brackets, may itself hold brackets and spaces.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _owner(directory: str) -> int | None:
+    try:
+        found = os.stat(directory)  # noqa: PTH116 - one call for both existence and owner
+    except OSError:
+        return None
+    return found.st_uid if stat.S_ISDIR(found.st_mode) else None
