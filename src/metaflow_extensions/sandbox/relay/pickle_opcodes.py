@@ -19,9 +19,7 @@ def _proto(walk: Walk) -> None:
 
 
 def _frame(walk: Walk) -> None:
-    size = walk.number(8)
-    walk.skip(size)  # the C unpickler only asks that so many bytes are left
-    walk.at -= size
+    walk.frame(walk.number(8))
 
 
 def _pop(walk: Walk) -> None:

@@ -25,6 +25,7 @@ class Walk:
     def __init__(self, data: bytes, visitor: Visitor) -> None:
         self.data = data
         self.at = 0
+        self.frame_end = 0
         self.visitor = visitor
         self.protocol = 0
         self.stack: list[Value] = []  # marks are in it, so an underflow meets one
@@ -58,18 +59,33 @@ class Walk:
 
     def take(self, size: int) -> bytes:
         """Consume ``size`` bytes."""
-        end = self.at + size
-        if end > len(self.data):
-            raise self.error("it ends early")
-        chunk = self.data[self.at : end]
-        self.at = end
-        return chunk
+        start = self.at
+        self.move(start + size)
+        return self.data[start : self.at]
 
     def skip(self, size: int) -> None:
         """Consume ``size`` bytes unread."""
-        if self.at + size > len(self.data):
+        self.move(self.at + size)
+
+    def move(self, end: int) -> None:
+        """Consume the bytes before ``end``, which lie wholly inside or outside of a frame.
+
+        A read across a frame's end fails in pickle.py; the C unpickler, when it reads from a file, drops
+        bytes there and goes on with others than stand in the pickle.
+        """
+        if end > len(self.data):
             raise self.error("it ends early")
-        self.at += size
+        if self.at < self.frame_end < end:
+            raise self.error("a value crosses the end of a frame")
+        self.at = end
+
+    def frame(self, size: int) -> None:
+        """Begin a frame of ``size`` bytes."""
+        if self.at < self.frame_end:
+            raise self.error("a frame lies in another")
+        if size > len(self.data) - self.at:
+            raise self.error("it ends early")
+        self.frame_end = self.at + size
 
     def number(self, size: int, signed: bool = False) -> int:
         """Consume a little-endian number of ``size`` bytes."""
@@ -77,12 +93,12 @@ class Walk:
 
     def line(self) -> bytes:
         """Consume a line and its newline; returns it without."""
-        end = self.data.find(b"\n", self.at)
-        if end < 0:
+        start = self.at
+        newline = self.data.find(b"\n", start)
+        if newline < 0:
             raise self.error("a line has no end")
-        text = self.data[self.at : end]
-        self.at = end + 1
-        return text
+        self.move(newline + 1)
+        return self.data[start:newline]
 
     # -- stack and memo
 
