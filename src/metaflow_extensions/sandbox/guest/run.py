@@ -28,8 +28,11 @@ def main(arguments: List[str]) -> int:
     os.set_blocking(wakened, False)
     _signal.set_wakeup_fd(wakened)
     _signal.signal(_signal.SIGCHLD, lambda _number, _frame: None)
-    pid = start(command, relay)
     report(relay, b'{"verb":"started"}')
+    # Not before the launcher knows: what has run is never run again.
+    if read_header(relay) is None:
+        return 1
+    pid = start(command, relay)
     status, usage = wait(pid, relay, waker)
     killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     report(
@@ -109,11 +112,16 @@ def wait(pid: int, relay: _socket.socket, waker: int) -> Tuple[int, Any]:
 
 def read_signal(relay: _socket.socket) -> int | None:
     """The number in the next frame, ``{"signal": NUMBER}``; None when the launcher has gone."""
+    header = read_header(relay)
+    return None if header is None else int(header[header.index(b":") + 1 : -1])
+
+
+def read_header(relay: _socket.socket) -> bytes | None:
+    """The next frame's header, the launcher's frames having nothing else; None when it has gone."""
     head = relay.recv(LENGTHS.size, _socket.MSG_WAITALL)
     if len(head) != LENGTHS.size:
         return None
-    header = relay.recv(LENGTHS.unpack(head)[0], _socket.MSG_WAITALL)
-    return int(header[header.index(b":") + 1 : -1])
+    return relay.recv(LENGTHS.unpack(head)[0], _socket.MSG_WAITALL)
 
 
 def report(relay: _socket.socket, header: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,10 +14,11 @@ from pathlib import Path
 
 from ..supervisor import protocol
 from ..supervisor.protocol import CodeSettings, RunSettings, TaskSettings
+from ..supervisor.reaper import clean
 
 SUPERVISOR = Path(protocol.__file__).with_name("main.py")
 SHIM = Path(protocol.__file__).with_name("shim.py")
-CLOSE_WAIT = 15.0  # seconds for the supervisor to close what still runs
+CLOSE_WAIT = 25.0  # seconds for the supervisor and its reaper, which are bounded themselves
 MAX_SOCKET_PATH = 100  # bytes; Linux allows 107
 
 
@@ -55,11 +56,12 @@ class SupervisorLink:
         try:
             self._process.wait(CLOSE_WAIT)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            # The reaper hangs, too: it leads the group of both.
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._copier.join()
-        if self._directory.exists():
-            shutil.rmtree(self._directory)
+        # What the reaper does, unless it was killed.
+        clean(self._directory)
 
     def _start(self) -> None:
         self._directory = run_directory()
@@ -70,7 +72,7 @@ class SupervisorLink:
             reader, self._lifeline = os.pipe()
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", str(SUPERVISOR)],
+                    [sys.executable, "-I", str(SUPERVISOR), str(self._directory)],
                     stdin=reader,
                     stdout=subprocess.DEVNULL,
                     pass_fds=(control.fileno(),),

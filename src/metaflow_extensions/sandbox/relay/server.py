@@ -270,7 +270,11 @@ class TaskRelay:
         raise RelayError(f"the secret {name[:200]!r} of {kind!r}: the step's @secrets does not name it")
 
     def _started(self, _header: Header, _reader: BinaryIO, writer: BinaryIO) -> None:
+        self.witness.starting()
         with self._lock:
+            # The guest waits for this frame; signals may follow it, never come before.
+            writer.write(encode_frame({}))
+            writer.flush()
             self._lifecycle = writer
         self.witness.started()
 

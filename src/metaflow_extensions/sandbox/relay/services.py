@@ -88,8 +88,11 @@ class Services(Protocol):
 class Witness(Protocol):
     """Told what a guest says and what it was refused."""
 
+    def starting(self) -> None:
+        """The user's code will run once this returns."""
+
     def started(self) -> None:
-        """The user's code is about to run."""
+        """The user's code runs."""
 
     def ended(self, signal: int | None, peak_memory: float | None, cpu_time: float | None) -> None:
         """The step's process ended; MiB and seconds, as the guest says."""

@@ -1,4 +1,4 @@
-"""The supervisor's process: ``python -I main.py``, the lifeline on standard input.
+"""The supervisor's process: ``python -I main.py DIRECTORY``, the lifeline on standard input.
 
 It forks at once, before anything is imported that minds: the parent becomes the reaper, which only
 waits and removes what a killed supervisor leaves behind; the child is the supervisor.
@@ -15,21 +15,28 @@ def main() -> None:
     """Read the run's settings, then serve its tasks until the lifeline ends."""
     line = read_line(0)
     if not line:
+        # The run was killed before it could say more than where its directory is.
+        import shutil
+
+        shutil.rmtree(sys.argv[1])
         return
     settings = json.loads(line)
+    # The supervisor holds the one end as long as it lives, and says on it that it is closing.
+    reaper_end, supervisor_end = os.pipe()
     supervisor = os.fork()
     # The scheduler's own search path, without the flow's directory: nothing there can shadow a module.
     sys.path[:] = settings["sys_path"]
     if supervisor:
-        os.close(0)
+        os.close(supervisor_end)
         os.close(settings["control"])
         from metaflow_extensions.sandbox.supervisor.reaper import reap
 
-        reap(supervisor, settings["directory"])
+        reap(supervisor, reaper_end, settings["directory"])
     else:
+        os.close(reaper_end)
         from metaflow_extensions.sandbox.supervisor.server import serve
 
-        serve(line)
+        serve(line, supervisor_end)
 
 
 def read_line(descriptor: int) -> bytes:

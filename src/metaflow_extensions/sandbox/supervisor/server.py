@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -16,14 +17,14 @@ from ..backends.interface import Backend
 from ..errors import StartFailed
 from ..relay.services import Services
 from .protocol import CodeSettings, RunSettings, TaskSettings, decode
-from .reaper import BACKENDS
+from .reaper import BACKENDS, CLOSING
 from .shim import ENDED
 from .task import Outcome, RunContext, TaskRun
 from .watcher import Watcher
 
 MAX_REQUEST = 8 << 20  # bytes; Linux allows about 2 MiB of arguments
 SPEC_WAIT = 10.0  # seconds for a task's settings, sent before its shim was started
-DRAIN_WAIT = 10.0  # seconds for the sandboxes to close when the run is gone
+DRAIN_WAIT = 10.0  # seconds for all sandboxes to close when the run is gone
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +48,21 @@ class Server:
             settings, self._watcher, self._services.result, self._backend, self._code_directory
         )
 
-    def serve(self) -> None:
-        """Run tasks until the lifeline ends, then end what still runs."""
+    def serve(self, word: int) -> None:
+        """Run tasks until the lifeline ends, say so on ``word``, then end what still runs."""
         threading.Thread(target=self._import_metaflow, name="import", daemon=True).start()
         self._watcher.watch(self._control, self._accept)
         with os.fdopen(0, "rb", closefd=False) as lifeline:
             for line in lifeline:
                 self._learn(decode(line))
+        os.write(word, CLOSING)
         with self._lock:
             running = dict(self._running)
         for task in running:
             task.cancel()
+        deadline = time.monotonic() + DRAIN_WAIT
         for thread in running.values():
-            thread.join(DRAIN_WAIT)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _import_metaflow(self) -> None:
         try:
@@ -166,8 +169,8 @@ def receive_request(shim: socket.socket) -> tuple[str, list[str], int, int]:
     return key, argv, descriptors[0], descriptors[1]
 
 
-def serve(line: bytes) -> None:
-    """Serve the run that the line describes."""
+def serve(line: bytes, word: int) -> None:
+    """Serve the run that the line describes; ``word`` is written to when the run is gone."""
     settings = decode(line)
     assert isinstance(settings, RunSettings)
     logging.basicConfig(
@@ -177,7 +180,7 @@ def serve(line: bytes) -> None:
     )
     # The import of Metaflow must not hold up the first sandbox for long.
     sys.setswitchinterval(0.001)
-    Server(settings).serve()
+    Server(settings).serve(word)
     logging.shutdown()
     # Threads that still hang on a provider must not keep the process: its children die with it.
     os._exit(0)

@@ -11,13 +11,25 @@ import _socket
 import os
 import struct
 import sys
+import time
 
 FORWARDED = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM, _signal.SIGUSR1, _signal.SIGUSR2)
 ENDED = struct.Struct("!BB")  # exit code, signal that ended the step or 0
+REAPED_WITHIN = 5.0  # seconds for the reaper to remove what a killed supervisor left, its socket last
+POLL = 0.005  # seconds
 GONE = """\
 [sandbox] The supervisor of this run's sandboxes is gone, so this task cannot go on.
 [sandbox] It was killed or ran out of memory; Metaflow's @retry or `resume` runs the task again.
 """
+
+
+def gone(path: str) -> int:
+    """Say so, once nothing of the supervisor is left: what runs next must find it gone, too."""
+    deadline = time.monotonic() + REAPED_WITHIN
+    while os.path.exists(path) and time.monotonic() < deadline:
+        time.sleep(POLL)
+    os.write(2, GONE.encode())
+    return 1
 
 
 def main(path: str, key: str, command: list[str]) -> int:
@@ -37,8 +49,7 @@ def main(path: str, key: str, command: list[str]) -> int:
     while len(answer) < ENDED.size:
         part = supervisor.recv(ENDED.size - len(answer))
         if not part:
-            os.write(2, GONE.encode())
-            return 1
+            return gone(path)
         answer += part
     code, number = ENDED.unpack(answer)
     if number:
@@ -51,6 +62,5 @@ if __name__ == "__main__":
     try:
         status = main(sys.argv[1], sys.argv[2], sys.argv[3:])
     except (ConnectionError, FileNotFoundError):
-        os.write(2, GONE.encode())
-        status = 1
+        status = gone(sys.argv[1])
     os._exit(status)

@@ -108,10 +108,13 @@ class TaskRun:
 
     # --- the relay's witness ------------------------------------------------------------------
 
-    def started(self) -> None:
+    def starting(self) -> None:
         """The guest is about to start user code: from here on nothing is tried again."""
         self._user_code_started = True
         self._record.mark("started")
+
+    def started(self) -> None:
+        """Record where it runs, while it runs."""
         assert self._sandbox is not None
         isolation = self._run.backend(self._task.backend).isolation.label
         self._register(identity(self._task.backend, self._sandbox.id, isolation, self._task.spec))
