@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Dict, Iterator, Tuple
 LENGTHS = struct.Struct("!II")
 MAX_HEADER = 4 * 1024 * 1024  # bytes; a list of 10,000 paths fits
 MAX_PAYLOAD = 1024 * 1024  # bytes
+MAX_PARTS = 200_000  # objects and lists in a header: each takes up to 30 times its bytes once parsed
 
 
 class FrameError(Exception):
@@ -31,17 +32,25 @@ def read_exact(stream: BinaryIO, size: int) -> bytes:
     return data
 
 
-def read_frame(stream: BinaryIO) -> Tuple[Dict[str, Any], bytes]:
-    """The next frame as (header, payload); a stream's frames have an empty header."""
+def read_lengths(stream: BinaryIO) -> Tuple[int, int]:
+    """The sizes of the next frame's header and payload, in bytes. Raises FrameError over the limits."""
     header_size, payload_size = LENGTHS.unpack(read_exact(stream, LENGTHS.size))
     if header_size > MAX_HEADER or payload_size > MAX_PAYLOAD:
         raise FrameError("a frame of %d + %d bytes is over the limit" % (header_size, payload_size))
+    return header_size, payload_size
+
+
+def read_frame(stream: BinaryIO) -> Tuple[Dict[str, Any], bytes]:
+    """The next frame as (header, payload); a stream's frames have an empty header."""
+    header_size, payload_size = read_lengths(stream)
     header = parse_header(read_exact(stream, header_size)) if header_size else {}
     return header, read_exact(stream, payload_size) if payload_size else b""
 
 
 def parse_header(data: bytes) -> Dict[str, Any]:
-    """The JSON object in ``data``. Raises FrameError for anything else, too deep included."""
+    """The JSON object in ``data``. Raises FrameError for anything else, too deep or too large included."""
+    if data.count(b"{") + data.count(b"[") > MAX_PARTS:
+        raise FrameError("a frame's header has over %d parts" % MAX_PARTS)
     try:
         header = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:

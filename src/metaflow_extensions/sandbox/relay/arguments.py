@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from ..errors import RelayError
 
@@ -13,9 +13,20 @@ MAX_TEXT = 1 << 20  # characters
 def text(header: Mapping[str, Any], name: str) -> str:
     """A required string."""
     value = header.get(name)
-    if not isinstance(value, str) or len(value) > MAX_TEXT or "\0" in value:
+    if not is_text(value):
         raise RelayError(f"the field {name!r} is not text")
-    return value
+    return cast("str", value)
+
+
+def is_text(value: object) -> bool:
+    """Whether it is a string that every reader can store and print: no NUL, no lone surrogate."""
+    if not isinstance(value, str) or len(value) > MAX_TEXT or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def optional_text(header: Mapping[str, Any], name: str) -> str | None:
@@ -26,7 +37,7 @@ def optional_text(header: Mapping[str, Any], name: str) -> str | None:
 def texts(header: Mapping[str, Any], name: str) -> list[str]:
     """A required list of strings."""
     value = header.get(name)
-    if not isinstance(value, list) or not all(isinstance(item, str) and "\0" not in item for item in value):
+    if not isinstance(value, list) or not all(map(is_text, value)):
         raise RelayError(f"the field {name!r} is not a list of text")
     return value
 

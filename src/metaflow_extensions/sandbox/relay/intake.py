@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import mmap
+import re
 import threading
 import zlib
 from collections.abc import Iterator
@@ -11,6 +14,7 @@ from typing import Any, BinaryIO
 
 from ..errors import RelayError
 from .blobs import BlobCheck
+from .budget import Budget
 from .policy import Kind
 from .services import Limits, Storage
 from .spool import Spool
@@ -27,6 +31,9 @@ from .vetting import (
 MAX_JSON = 16 << 20  # bytes
 MAX_JSON_DEPTH = 32
 CAS_VERSION = 1
+PIECE = 1 << 20  # bytes
+DOCUMENT = re.compile(r"\d+\.data\.json")
+DONE = re.compile(r"\d+\.DONE\.lock")
 Metadata = dict[str, Any]
 
 
@@ -38,10 +45,14 @@ class Intake:
         self._spool = spool
         self._limits = limits
         self._artifacts = artifacts
-        self._received = 0
-        self._done = False
+        self.budget = Budget(limits)
+        self.done = False
+        # NAME -> (SHA-1, encoding) of the artifacts that the task has handed in and that were let through.
+        self.accepted: dict[str, tuple[str, str]] = {}
+        self._handed_in = 0
         self._trusted: set[str] = set()
-        self._lock = threading.Lock()
+        # One file of the task's own at a time: parsed JSON is large, and nothing may follow the last one.
+        self._own = threading.Lock()
 
     def receive(
         self,
@@ -54,6 +65,7 @@ class Intake:
         overwrite: bool,
     ) -> None:
         """Store one object. Raises RelayError when it is refused."""
+        self.budget.take_pieces(1) if kind is Kind.BLOB else self.budget.take_path(path)
         if kind is Kind.BLOB:
             self._receive_blob(storage, path, chunks, metadata)
         elif metadata:
@@ -67,7 +79,7 @@ class Intake:
 
     def note_input(self, kind: Kind, path: str, source: BinaryIO) -> None:
         """Remember which blobs the task's inputs name: they were accepted when they were written."""
-        if self._artifacts.mode == "vetted" and kind is Kind.INPUT and path.endswith(".data.json"):
+        if self._artifacts.mode == "vetted" and kind is Kind.INPUT and DOCUMENT.fullmatch(last(path)):
             document = check_data_json(source.read(MAX_JSON + 1))
             self._trusted.update(document["objects"].values())
             source.seek(0)
@@ -85,78 +97,108 @@ class Intake:
         check = BlobCheck(path.rpartition("/")[2], metadata["cas_raw"], self._limits.artifact)
         with Spool(self._spool) as spool:
             for chunk in chunks:
-                self._count(len(chunk))
+                self.budget.take(len(chunk))
                 check.feed(chunk)
                 spool.write(chunk)
             check.finish()
             # Never over an existing one: its content has the same hash.
-            storage.save_bytes(iter([(path, (spool.rewind(), metadata))]), overwrite=False)
+            stored = {"cas_raw": metadata["cas_raw"], "cas_version": CAS_VERSION}
+            storage.save_bytes(iter([(path, (spool.rewind(), stored))]), overwrite=False)
 
     def _receive_own(self, storage: Storage, path: str, chunks: Iterator[bytes], *, overwrite: bool) -> None:
-        with self._lock:
-            if self._done:
-                raise RelayError(f"write to {path!r}: the attempt is already marked as done")
+        self._refuse_if_done(path)
         with Spool(self._spool) as spool:
             self._fill(spool, chunks, path)
             source = spool.rewind()
-            if path.endswith(".data.json"):
-                source = io.BytesIO(self._vetted_document(storage, source.read(MAX_JSON + 1)))
-            elif path.endswith(".json"):
-                raw = source.read(MAX_JSON + 1)
-                source = io.BytesIO(canonical_json(raw, max_bytes=MAX_JSON, max_depth=MAX_JSON_DEPTH))
-            storage.save_bytes(iter([(path, (source, None))]), overwrite=overwrite)
-        if path.endswith(".DONE.lock"):
-            with self._lock:
-                self._done = True
+            with self._own:
+                self._refuse_if_done(path)
+                if DONE.fullmatch(last(path)):
+                    if not self._handed_in:
+                        raise RelayError(f"write to {path!r}: the attempt has handed in no results")
+                    storage.save_bytes(iter([(path, (source, None))]), overwrite=overwrite)
+                    self.done = True
+                elif DOCUMENT.fullmatch(last(path)):
+                    self._hand_in(storage, path, source.read(MAX_JSON + 1), overwrite=overwrite)
+                else:
+                    if path.endswith(".json"):
+                        raw = source.read(MAX_JSON + 1)
+                        source = io.BytesIO(canonical_json(raw, max_bytes=MAX_JSON, max_depth=MAX_JSON_DEPTH))
+                    storage.save_bytes(iter([(path, (source, None))]), overwrite=overwrite)
 
-    def _vetted_document(self, storage: Storage, raw: bytes) -> bytes:
-        """The task's list of artifacts, once every artifact that the scheduler reads is harmless."""
+    def _refuse_if_done(self, path: str) -> None:
+        if self.done:
+            raise RelayError(f"write to {path!r}: the attempt is already marked as done")
+
+    def _hand_in(self, storage: Storage, path: str, raw: bytes, *, overwrite: bool) -> None:
+        """Store the task's list of artifacts, once every artifact that the scheduler reads is harmless."""
+        self._handed_in += 1
+        if self._handed_in > self._limits.documents:
+            raise RelayError(f"write to {path!r}: handed in more than {self._limits.documents} times")
         document = check_data_json(raw)
         objects, info = document["objects"], document["info"]
-        read_by_scheduler = scheduler_artifacts(
-            objects, lambda name, size: self._load(storage, objects[name], size)
-        )
+        self._vet(storage, objects, info)
+        source = io.BytesIO(canonical_json(raw, max_bytes=MAX_JSON, max_depth=MAX_JSON_DEPTH))
+        storage.save_bytes(iter([(path, (source, None))]), overwrite=overwrite)
+        self.accepted = {name: (key, encoding_of(info, name)) for name, key in objects.items()}
+
+    def _vet(self, storage: Storage, objects: dict[str, str], info: dict[str, Any]) -> None:
+        def load(name: str, max_size: int) -> bytes:
+            with self._unpacked(storage, objects[name], max_size) as content:
+                return content[:]
+
+        read_by_scheduler = scheduler_artifacts(objects, load)
         for name in read_by_scheduler:
-            content = self._load(storage, objects[name], MAX_SCHEDULER_ARTIFACT)
-            vet_scheduler_artifact(name, encoding_of(info, name), content)
+            vet_scheduler_artifact(name, encoding_of(info, name), load(name, MAX_SCHEDULER_ARTIFACT))
         if self._artifacts.mode == "vetted":
             for name, key in objects.items():
                 if key not in self._trusted and name not in read_by_scheduler:
-                    content = self._load(storage, key, self._limits.artifact)
-                    vet_artifact(name, encoding_of(info, name), content, self._artifacts)
-        return canonical_json(raw, max_bytes=MAX_JSON, max_depth=MAX_JSON_DEPTH)
+                    with self._unpacked(storage, key, self._limits.artifact) as content:
+                        vet_artifact(name, encoding_of(info, name), content, self._artifacts)
 
-    def _load(self, storage: Storage, key: str, max_size: int) -> bytes:
+    @contextlib.contextmanager
+    def _unpacked(self, storage: Storage, key: str, max_size: int) -> Iterator[bytes | mmap.mmap]:
+        """An artifact's content; a large one stays on disk."""
         path = f"{self._flow}/data/{key[:2]}/{key}"
-        with storage.load_bytes([path]) as loaded:
+        with storage.load_bytes([path]) as loaded, Spool(self._spool) as spool:
             for _path, local, metadata in loaded:
                 if local is None:
                     raise RelayError(f"the artifact {key} was named and never saved")
                 with Path(local).open("rb") as source:
-                    content = source.read(max_size + 1)
-                if not (metadata or {}).get("cas_raw"):
-                    inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-                    content = inflate.decompress(content, max_size + 1)
-                if len(content) > max_size:
-                    raise RelayError(f"the artifact {key} is over {max_size} bytes, too large to vet")
-                return content
+                    for content in pieces(source, raw=bool((metadata or {}).get("cas_raw"))):
+                        if spool.size + len(content) > max_size:
+                            raise RelayError(f"the artifact {key} is over {max_size} bytes, too large to vet")
+                        spool.write(content)
+                with spool.content() as whole:
+                    yield whole
+                return
         raise RelayError(f"the artifact {key} cannot be read back")
 
     def _fill(self, spool: Spool, chunks: Iterator[bytes], path: str) -> None:
         for chunk in chunks:
-            self._count(len(chunk))
+            self.budget.take(len(chunk))
             if spool.size + len(chunk) > self._limits.file:
                 raise RelayError(f"write to {path!r}: over {self._limits.file >> 20} MiB")
             spool.write(chunk)
 
-    def _count(self, size: int) -> None:
-        with self._lock:
-            self._received += size
-            if self._received > self._limits.task:
-                raise RelayError(
-                    f"the task has sent over {self._limits.task >> 20} MiB: "
-                    "METAFLOW_SANDBOX_MAX_UPLOAD sets the limit, in MiB"
-                )
+
+def pieces(source: BinaryIO, *, raw: bool) -> Iterator[bytes]:
+    """The content of a stored blob, a piece at a time. Raises RelayError when it cannot be unpacked."""
+    inflate = None if raw else zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    while stored := source.read(PIECE):
+        if inflate is None:
+            yield stored
+            continue
+        try:
+            while stored and not inflate.eof:
+                yield inflate.decompress(stored, PIECE)
+                stored = inflate.unconsumed_tail
+        except zlib.error as error:
+            raise RelayError(f"an artifact cannot be unpacked ({error})") from None
+
+
+def last(path: str) -> str:
+    """The last component."""
+    return path.rpartition("/")[2]
 
 
 def encoding_of(info: dict[str, Any], name: str) -> str:

@@ -8,6 +8,7 @@ pickle could show it other names, and it has no stack.
 
 from __future__ import annotations
 
+from mmap import mmap
 from typing import Final
 
 from .pickle_opcodes import OPERATIONS
@@ -49,7 +50,7 @@ def globals_of(data: bytes, *, max_operations: int = MAX_OPERATIONS) -> frozense
     return frozenset(names.names)
 
 
-def scan(data: bytes, visitor: Visitor, *, max_operations: int = MAX_OPERATIONS) -> Value:
+def scan(data: bytes | mmap, visitor: Visitor, *, max_operations: int = MAX_OPERATIONS) -> Value:
     """Walk one pickle, tell ``visitor`` of its acts, and return what is known of the value it stands for.
 
     Raises RelayError as ``globals_of`` does, or as the visitor does.

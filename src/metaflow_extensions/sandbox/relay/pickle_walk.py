@@ -5,6 +5,7 @@ from __future__ import annotations
 import _compat_pickle
 import re
 from collections.abc import Callable
+from mmap import mmap
 from typing import Final
 
 from ..errors import RelayError
@@ -22,7 +23,7 @@ _UNSET: Final = object()
 class Walk:
     """One pass over one pickle. Every method raises RelayError where the unpickler would fail."""
 
-    def __init__(self, data: bytes, visitor: Visitor) -> None:
+    def __init__(self, data: bytes | mmap, visitor: Visitor) -> None:
         self.data = data
         self.at = 0
         self.frame_end = 0

@@ -19,7 +19,8 @@ from ..errors import RelayError
 MAX_PATH = 1024  # characters
 SHA1 = re.compile(r"[0-9a-f]{40}")
 RUN_STEP_TASK = 3
-# Written by the scheduler about a task, so never by the task itself.
+# Written by the scheduler about a task, so never by the task itself; what ends in _meta is to the local
+# datastore what another file's metadata is.
 LAUNCHERS_OWN = re.compile(r"runtime(_|\.)|.*_resume_")
 
 
@@ -88,7 +89,7 @@ class Policy:
             attempt, _, name = parts[-1].partition(".")
             if attempt != str(self.identity.attempt) or not name:
                 raise RelayError(f"write to {path!r}: not a file of attempt {self.identity.attempt}")
-            if LAUNCHERS_OWN.match(name):
+            if LAUNCHERS_OWN.match(name) or name.endswith("_meta"):
                 raise RelayError(f"write to {path!r}: the launcher's own record of the task")
         return kind
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,17 +15,23 @@ from ..guest.frames import (
     ChannelClosed,
     FrameError,
     encode_frame,
-    read_frame,
+    parse_header,
+    read_exact,
+    read_lengths,
     read_stream,
     write_stream,
 )
 from .arguments import integer, items, optional_mapping, optional_number, optional_text, text, texts
 from .intake import Intake
-from .policy import Policy
+from .policy import Kind, Policy
+from .records import check_entry, check_name, check_question
 from .services import Limits, SecretSource, Services, Witness
 
 Header = dict[str, Any]
-BUFFER = 256 * 1024  # bytes
+BUFFER = 64 * 1024  # bytes, for each direction of a connection
+LARGE_HEADER = 64 * 1024  # bytes
+MAX_ERROR = 4096  # characters
+MAX_ENTRIES = 100_000  # of one listing
 
 
 @dataclass
@@ -33,7 +40,7 @@ class TaskRelay:
 
     ``services`` may take a moment the first time: Metaflow is being imported. ``stores`` maps the
     storages that the task may name to whether it may write there; ``secrets`` are those that
-    its step declares.
+    its step declares; ``facts`` are the metadata fields whose values the launcher knows.
     """
 
     policy: Policy
@@ -42,12 +49,18 @@ class TaskRelay:
     intake: Intake
     stores: Mapping[str, bool]
     secrets: Sequence[SecretSource] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         self._lifecycle: BinaryIO | None = None
         self._beating = False
+        self._registered = False
+        self._starting = False
+        self._closed = False
         self._lock = threading.Lock()
+        # One at a time: what JSON becomes once parsed takes many times its bytes.
+        self._large = threading.Lock()
         self._connections: set[socket.socket] = set()
         self._verbs: Mapping[str, Callable[[Header, BinaryIO, BinaryIO], Header | None]] = {
             "is_file": self._is_file,
@@ -70,16 +83,20 @@ class TaskRelay:
     def accept(self, connection: socket.socket) -> None:
         """Serve ``connection`` on a thread of its own; one over the limit is closed at once."""
         with self._lock:
-            if len(self._connections) >= self.limits.connections:
-                connection.close()
+            refused = len(self._connections) >= self.limits.connections
+            if not refused and not self._closed:
+                self._connections.add(connection)
+        if refused or self._closed:
+            connection.close()
+            if refused:
                 self.witness.refused(f"a connection over the limit of {self.limits.connections}")
-                return
-            self._connections.add(connection)
+            return
         threading.Thread(target=self._serve_socket, args=(connection,), daemon=True).start()
 
     def close(self) -> None:
-        """Cut every connection."""
+        """Cut every connection; what comes later is not served."""
         with self._lock:
+            self._closed = True
             connections = list(self._connections)
         for connection in connections:
             try:
@@ -116,30 +133,32 @@ class TaskRelay:
 
     def serve(self, reader: BinaryIO, writer: BinaryIO) -> None:
         """Answer requests until the channel closes. Raises FrameError for bytes that are no frame."""
-        while True:
-            header, payload = read_frame(reader)
-            if payload or not header:
+        while not self._closed:
+            header_size, payload_size = read_lengths(reader)
+            if payload_size or not header_size:
                 raise FrameError("a request is a header without a payload")
-            answer = self._answer(header, reader, writer)
+            with self._large if header_size > LARGE_HEADER else contextlib.nullcontext():
+                answer = self._answer(parse_header(read_exact(reader, header_size)), reader, writer)
             if answer is not None:
-                writer.write(encode_frame(answer))
+                writer.write(answer)
             writer.flush()
 
-    def _answer(self, header: Header, reader: BinaryIO, writer: BinaryIO) -> Header | None:
+    def _answer(self, header: Header, reader: BinaryIO, writer: BinaryIO) -> bytes | None:
         verb = header.get("verb")
         handle = self._verbs.get(verb) if isinstance(verb, str) else None
         if handle is None:
             raise FrameError(f"unknown verb {str(verb)[:40]!r}")
         try:
-            return handle(header, reader, writer)
+            answer = handle(header, reader, writer)
+            return None if answer is None else encode_answer(answer)
         except RelayError as error:
             self.witness.refused(str(error))
-            return {"error": f"refused: {error}"}
+            return encode_frame({"error": f"refused: {error}"})
         except (FrameError, ChannelClosed):
             raise
         except Exception as error:  # noqa: BLE001 -- the providers' own errors are theirs to name
             self.witness.failed(verb or "", error)
-            return {"error": f"{type(error).__name__}: {error}"}
+            return encode_frame({"error": f"{type(error).__name__}: {str(error)[:MAX_ERROR]}"})
 
     def _store(self, header: Header, *, writing: bool = False) -> str:
         name = text(header, "store")
@@ -165,11 +184,16 @@ class TaskRelay:
         return {"size": self.services().storage(store).size_file(path)}
 
     def _list_content(self, header: Header, *_: BinaryIO) -> Header:
-        store, paths = self._store(header), texts(header, "paths")
+        # Each once: a path named 10,000 times would be answered 10,000 times.
+        store, paths = self._store(header), list(dict.fromkeys(texts(header, "paths")))
         for path in paths:
             self.policy.listing(path)
-        found = self.services().storage(store).list_content(paths)
-        return {"entries": [[path, is_file] for path, is_file in found]}
+        entries = []
+        for path in paths:
+            entries += [list(entry) for entry in self.services().storage(store).list_content([path])]
+            if len(entries) > MAX_ENTRIES:
+                raise RelayError(f"listing of more than {MAX_ENTRIES} objects at once")
+        return {"entries": entries}
 
     def _save(self, header: Header, reader: BinaryIO, _: BinaryIO) -> Header:
         chunks = read_stream(reader)
@@ -180,8 +204,8 @@ class TaskRelay:
             storage = self.services().storage(store)
             self.intake.receive(storage, kind, path, chunks, metadata, overwrite=overwrite)
         finally:
-            drain(chunks)
-        if path.endswith(".DONE.lock"):
+            drain(chunks, self.limits.task)
+        if kind is Kind.OWN and self.intake.done:
             self.witness.finished()
         return {}
 
@@ -210,7 +234,10 @@ class TaskRelay:
         return None
 
     def _register_task(self, *_: object) -> Header:
-        self.services().register_task(self.policy.identity)
+        with self._lock:
+            registered, self._registered = self._registered, True
+        if not registered:
+            self.services().register_task(self.policy.identity)
         return {}
 
     def _register_metadata(self, header: Header, *_: BinaryIO) -> Header:
@@ -218,6 +245,9 @@ class TaskRelay:
             (text(item, "field"), optional_text(item, "value"), text(item, "type"), texts(item, "tags"))
             for item in items(header, "items")
         ]
+        for entry in entries:
+            check_entry(entry, self.policy.identity, self.facts)
+        self.intake.budget.take_pieces(len(entries), sum(len(value or "") for _, value, _, _ in entries))
         self.services().register_metadata(self.policy.identity, entries)
         return {}
 
@@ -234,8 +264,13 @@ class TaskRelay:
             for item in items(header, "items")
         ]
         for entry in entries:
-            if f"{entry['ds_type']}@{entry['ds_root']}" not in self.stores:
-                raise RelayError(f"an artifact in the storage {entry['ds_root']!r}")
+            name = check_name("the artifact", str(entry["name"]))
+            if not self.stores.get(f"{entry['ds_type']}@{entry['ds_root']}") or entry["url"] is not None:
+                raise RelayError(f"the artifact {name!r} in another storage than the task's")
+            # Metaflow's client unpickles what is registered, and only what was handed in was vetted.
+            if self.intake.accepted.get(name) != (entry["sha"], entry["type"]):
+                raise RelayError(f"the artifact {name!r} is not what the task has saved")
+        self.intake.budget.take_pieces(len(entries))
         self.services().register_artifacts(self.policy.identity, entries)
         return {}
 
@@ -245,20 +280,11 @@ class TaskRelay:
         return {}
 
     def _metadata_object(self, header: Header, *_: BinaryIO) -> Header:
-        path, kind = texts(header, "path"), text(header, "kind")
-        sub_kind, attempt = text(header, "sub_kind"), header.get("attempt")
-        identity = self.policy.identity
-        whole_flow = path == [identity.flow] and (kind, sub_kind) == ("flow", "self")
-        if path[:2] != [identity.flow, identity.run] and not whole_flow:
-            raise RelayError(f"read of the metadata of {'/'.join(path)[:200]!r}: not this run")
-        found = self.services().metadata_object(
-            kind,
-            sub_kind,
-            optional_mapping(header, "filters") or {},
-            None if attempt is None else integer(header, "attempt"),
-            path,
-        )
-        return {"object": found}
+        path, kind, sub_kind = texts(header, "path"), text(header, "kind"), text(header, "sub_kind")
+        filters = optional_mapping(header, "filters") or {}
+        attempt = None if header.get("attempt") is None else integer(header, "attempt")
+        check_question(kind, sub_kind, filters, path, self.policy.identity)
+        return {"object": self.services().metadata_object(kind, sub_kind, filters, attempt, path)}
 
     def _secret(self, header: Header, *_: BinaryIO) -> Header:
         kind, name = text(header, "type"), text(header, "id")
@@ -270,6 +296,11 @@ class TaskRelay:
         raise RelayError(f"the secret {name[:200]!r} of {kind!r}: the step's @secrets does not name it")
 
     def _started(self, _header: Header, _reader: BinaryIO, writer: BinaryIO) -> None:
+        with self._lock:
+            # The guest's first process says so before it starts the step: whoever says it later is the step.
+            if self._starting:
+                raise RelayError("the step is said to start a second time")
+            self._starting = True
         self.witness.starting()
         with self._lock:
             # The guest waits for this frame; signals may follow it, never come before.
@@ -278,7 +309,9 @@ class TaskRelay:
             self._lifecycle = writer
         self.witness.started()
 
-    def _ended(self, header: Header, *_: BinaryIO) -> None:
+    def _ended(self, header: Header, _reader: BinaryIO, writer: BinaryIO) -> None:
+        if writer is not self._lifecycle:
+            raise RelayError("the step is said to have ended by another than what started it")
         self.witness.ended(
             None if header.get("signal") is None else integer(header, "signal"),
             optional_number(header, "peak_memory"),
@@ -286,7 +319,17 @@ class TaskRelay:
         )
 
 
-def drain(chunks: Iterator[bytes]) -> None:
-    """Read the rest of a stream, so that the next frame is a request."""
-    for _ in chunks:
-        pass
+def encode_answer(answer: Header) -> bytes:
+    """The answer's frame. Raises RelayError when it is too large for one."""
+    try:
+        return encode_frame(answer)
+    except FrameError as error:
+        raise RelayError(f"the answer is too large ({error}): ask for less at once") from None
+
+
+def drain(chunks: Iterator[bytes], limit: int) -> None:
+    """Read the rest of a stream, so that a request is next. Raises FrameError over ``limit`` bytes."""
+    for chunk in chunks:
+        limit -= len(chunk)
+        if limit < 0:
+            raise FrameError("a stream goes on and on after it was refused")

@@ -109,9 +109,15 @@ class Witness(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one task may send, in bytes; ``artifact`` is after inflating."""
+    """How much one task may send, in bytes; ``artifact`` is after inflating.
+
+    ``pieces`` is the number of objects and metadata records, ``documents`` how often the task may hand
+    in its list of artifacts, which Metaflow does once an attempt; each time they are vetted.
+    """
 
     artifact: int = 8 << 30
     task: int = 64 << 30
     file: int = 64 << 20
+    pieces: int = 250_000
+    documents: int = 8
     connections: int = 64

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import mmap
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-IN_MEMORY = 4 << 20  # bytes
+IN_MEMORY = 1 << 20  # bytes; a task may hold this much on each of its connections
 
 
 class Spool:
@@ -31,6 +34,16 @@ class Spool:
         """The file, at its start."""
         self.file.seek(0)
         return self.file
+
+    @contextlib.contextmanager
+    def content(self) -> Iterator[bytes | mmap.mmap]:
+        """Everything, as bytes or as a mapping of the file."""
+        if isinstance(self.file, io.BytesIO):
+            yield self.file.getvalue()
+            return
+        self.file.flush()
+        with mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+            yield mapping
 
     def __enter__(self) -> Spool:
         return self

@@ -11,6 +11,9 @@ from ..errors import RelayError
 
 MAX_DATA_JSON: Final = 16 << 20
 MAX_DEPTH: Final = 32
+MAX_PARTS: Final = 500_000
+"""Objects and lists: each takes up to 30 times its bytes once parsed. Metaflow writes two an artifact."""
+
 _MAX_NAME = 256
 _MAX_SCALAR = 4096
 
@@ -99,11 +102,14 @@ def _dump(document: Any) -> bytes:
 
 
 def _check_depth(text: str, max_depth: int) -> None:
-    depth = 0
+    depth = parts = 0
     for match in _BRACKETS.finditer(text):
         kind = text[match.start()]
         if kind in "[{":
             depth += 1
+            parts += 1
+            if parts > MAX_PARTS:
+                raise _refuse(f"it has over {MAX_PARTS} parts")
             if depth > max_depth:
                 raise _refuse(f"it is nested deeper than {max_depth}")
         elif kind in "]}":

@@ -8,8 +8,9 @@ policy "vetted" all other artifacts are as well, against ``DATA_GLOBALS``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Final
 
 from ..errors import RelayError, UnsupportedOption
@@ -122,15 +123,14 @@ def vet_scheduler_artifact(name: str, encoding: str, pickled: bytes) -> None:
     _vet(name, encoding, pickled, Rules(SCHEDULER_GLOBALS, sharing=False), _MAX_SCHEDULER_OPERATIONS)
 
 
-def vet_artifact(name: str, encoding: str, content: bytes | Iterable[bytes], policy: ArtifactPolicy) -> None:
+def vet_artifact(name: str, encoding: str, content: bytes | mmap, policy: ArtifactPolicy) -> None:
     """Raise RelayError unless the policy accepts the artifact; "any" accepts everything unread."""
     if policy.mode == "any":
         return
-    pickled = content if isinstance(content, bytes) else b"".join(content)
-    _vet(name, encoding, pickled, Rules(DATA_GLOBALS, policy.trusts), MAX_OPERATIONS)
+    _vet(name, encoding, content, Rules(DATA_GLOBALS, policy.trusts), MAX_OPERATIONS)
 
 
-def _vet(name: str, encoding: str, pickled: bytes, rules: Rules, max_operations: int) -> None:
+def _vet(name: str, encoding: str, pickled: bytes | mmap, rules: Rules, max_operations: int) -> None:
     if encoding not in PICKLE_ENCODINGS:
         raise _refused(name, f"the encoding {encoding[:80]!r} is none of Metaflow's pickles")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 
 from ..backends.interface import Output, Stream
 
@@ -12,8 +13,10 @@ MAX_LINE = 64 * 1024  # bytes; a longer line is broken
 # Carriage returns rewind a line, escapes drive the terminal, C1 controls (C2 80 to C2 9F) do both.
 CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]")
 LINE_BREAK = re.compile(rb"\r\n|\r|\n")
-# Metaflow takes such a line for one that it wrote itself, timestamp and source included.
-STRUCTURED = re.compile(rb"(\[!)?\[MFLOG\|")
+OURS = "[sandbox] "
+# Metaflow takes the one for a line that it wrote itself, timestamp and source included; the other is how
+# we begin our own.
+FORGED = re.compile(rb"(\[!)?\[MFLOG\||\[sandbox\]")
 
 
 def visible(match: re.Match[bytes]) -> bytes:
@@ -22,9 +25,9 @@ def visible(match: re.Match[bytes]) -> bytes:
 
 
 def harmless(line: bytes) -> bytes:
-    """One line without control characters, not mistaken for Metaflow's own records."""
+    """One line without control characters, not mistaken for Metaflow's own or for ours."""
     line = CONTROL.sub(visible, line)
-    return b" " + line if STRUCTURED.match(line) else line
+    return b" " + line if FORGED.match(line) else line
 
 
 class OutputSink:
@@ -40,6 +43,8 @@ class OutputSink:
         self._limit = limit
         self._written = 0
         self._pending = {Stream.STDOUT: b"", Stream.STDERR: b""}
+        # The relay's threads speak, too: a line of theirs must not stand in the middle of the step's.
+        self._writing = threading.Lock()
 
     def feed(self, output: Output) -> None:
         """Pass on the whole lines in one chunk. Raises OSError when nobody reads any more."""
@@ -64,8 +69,11 @@ class OutputSink:
 
     def say(self, message: str) -> None:
         """Write lines of our own to the task's standard error."""
-        lines = "".join(f"[sandbox] {line}\n" for line in message.splitlines())
-        write_all(self._descriptors[Stream.STDERR], CONTROL.sub(visible, lines.encode()[: MAX_LINE * 4]))
+        lines = "".join(f"{OURS}{line}\n" for line in message[:MAX_LINE].splitlines())
+        # A message may quote what a guest sent: what is no text is shown as such.
+        data = CONTROL.sub(visible, lines.encode(errors="backslashreplace"))
+        with self._writing:
+            write_all(self._descriptors[Stream.STDERR], data)
 
     def finish(self) -> None:
         """Pass on what stands behind the last line break."""
@@ -77,9 +85,11 @@ class OutputSink:
     def _write(self, stream: Stream, data: bytes) -> None:
         left = self._limit - self._written
         self._written += len(data)
-        write_all(self._descriptors[stream], data[:left])
+        with self._writing:
+            write_all(self._descriptors[stream], data[:left])
+            if self._written >= self._limit and not data[:left].endswith(b"\n"):
+                write_all(self._descriptors[stream], b"\n")
         if self._written >= self._limit:
-            write_all(self._descriptors[stream], b"" if data[:left].endswith(b"\n") else b"\n")
             self.say(
                 f"The step has written {self._limit >> 20} MiB of output; the rest is dropped.\n"
                 "METAFLOW_SANDBOX_MAX_OUTPUT sets the limit, in MiB."

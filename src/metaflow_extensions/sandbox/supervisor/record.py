@@ -67,3 +67,21 @@ def identity(backend: str, sandbox_id: str, isolation: str, spec: SandboxSpec) -
 def network_label(spec: SandboxSpec) -> str:
     """The network as one word or a list of hosts."""
     return spec.network if isinstance(spec.network, str) else ",".join(spec.network)
+
+
+def launcher_facts(datastore: str, env: Mapping[str, str]) -> Values:
+    """The fields in which a task may only repeat what the launcher knows, as Metaflow writes them.
+
+    ``datastore`` is TYPE@ROOT, ``env`` the step's environment.
+    """
+    kind, _, root = datastore.partition("@")
+    facts = {"ds-type": kind, "ds-root": root}
+    if env.get("METAFLOW_CODE_SHA"):
+        code = {
+            "ds_type": env.get("METAFLOW_CODE_DS"),
+            "sha": env["METAFLOW_CODE_SHA"],
+            "location": env.get("METAFLOW_CODE_URL"),
+            "metadata": env.get("METAFLOW_CODE_METADATA"),
+        }
+        facts["code-package"] = json.dumps(code)
+    return facts

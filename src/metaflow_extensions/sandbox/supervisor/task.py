@@ -25,7 +25,7 @@ from ..relay.vetting import ArtifactPolicy
 from .output import OutputSink
 from .protocol import RunSettings, TaskSettings
 from .reaper import LABEL
-from .record import TaskRecord, identity, network_label
+from .record import TaskRecord, identity, launcher_facts, network_label
 from .watcher import Watcher
 
 INSIDE = PurePosixPath("/run/metaflow-sandbox")
@@ -197,6 +197,7 @@ class TaskRun:
             ),
             task.storages,
             task.secrets,
+            launcher_facts(settings.datastore, task.env),
             self._run.limits,
         )
         listener = self._listen(directory / "relay", self._relay)
