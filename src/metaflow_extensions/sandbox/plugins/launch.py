@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ from .code_package import copy_code
 from .step_environment import card_root, step_environment
 from .supervisor_link import SupervisorLink
 
+LIFETIME_MARGIN = 60.0  # seconds that a provider keeps a sandbox longer than we let it run
 NEEDED = {"cpu": Feature.CPU_LIMIT, "memory": Feature.MEMORY_LIMIT, "disk": Feature.DISK_LIMIT}
 
 
@@ -92,7 +93,6 @@ class RunLaunch:
             gpu=attributes["gpu"],
             network=attributes["network"] or "none",
             python=self._python if hosted else None,
-            lifetime=attributes["timeout"],
             options=attributes["backend_options"] or {},
             **limits,
         )
@@ -108,14 +108,16 @@ class RunLaunch:
             self._flow, str(command["run-id"]), step, str(command["task-id"]), int(command["retry-count"])
         )
         kind, root = self._datastore
-        storages = {f"{kind}@{root}": True, f"{kind}@{card_root(kind)}": True}
+        storages = {f"{kind}@{root}": True, f"{kind}@{card_root(kind, root)}": True}
         if command.get("orig-flow-datastore"):
             storages.setdefault(command["orig-flow-datastore"], False)
         labels = {**options.spec.labels, "task": identity.task, "attempt": str(identity.attempt)}
         settings = TaskSettings(
             identity=identity,
             backend=options.backend,
-            spec=SandboxSpec(**{**vars(options.spec), "labels": labels}),
+            spec=replace(
+                options.spec, labels=labels, lifetime=None if timeout is None else timeout + LIFETIME_MARGIN
+            ),
             env=self._environment(options, decorators),
             inputs=["/".join(path.split("/")[:3]) for path in decompress_list(command["input-paths"] or "")],
             storages=storages,
@@ -147,6 +149,7 @@ class RunLaunch:
         return step_environment(
             run_id=self._run_id,
             datastore_type=self._datastore[0],
+            cards=card_root(*self._datastore),
             metadata_type=self._metadata.TYPE,
             metadata_info=str(type(self._metadata).INFO),
             python_path=map(str, self._python.path),

@@ -16,6 +16,8 @@ from .attributes import ATTRIBUTES, InvalidAttribute, parse
 from .launch import RunLaunch, StepOptions
 
 INSIDE_GUEST = "METAFLOW_SANDBOX_GUEST"
+# Seconds that a step has beyond its @timeout, whose own alarm is what @catch and @retry have to see.
+TIMEOUT_GRACE = 60.0
 # Set by @resources; each is the larger of what it and the decorator ask for, as with @kubernetes.
 RESOURCES = ("cpu", "memory", "disk")
 
@@ -112,7 +114,6 @@ class SandboxDecorator(StepDecorator):
         self._decorators = decos
         self._flow_datastore = flow_datastore
         self._active = self._is_the_one(step, decos)
-        self._time_limit = get_run_time_limit_for_task(decos)
         for other in decos:
             if other.name in ("batch", "kubernetes") and self._active:
                 raise SandboxException(
@@ -162,8 +163,12 @@ class SandboxDecorator(StepDecorator):
             raise SandboxException(f"Step *{self._step}*: {error}") from error
 
     def _limit(self) -> float | None:
-        timeout: float | None = self.attributes["timeout"]
-        return min(timeout, self._time_limit) if timeout is not None else float(self._time_limit)
+        """Seconds until the sandbox is ended from outside, None for never."""
+        limits = [self.attributes["timeout"]]
+        # Without @timeout Metaflow would answer five days, which a local step does not have.
+        if any(deco.name == "timeout" for deco in self._decorators):
+            limits.append(get_run_time_limit_for_task(self._decorators) + TIMEOUT_GRACE)
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def runtime_finished(self, exception: BaseException | None) -> None:
         """End the run's supervisor."""

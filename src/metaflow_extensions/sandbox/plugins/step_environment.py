@@ -10,6 +10,8 @@ from metaflow.metaflow_config import DEFAULT_SECRETS_BACKEND_TYPE
 from metaflow.plugins.cards.card_datastore import CardDatastore
 from metaflow.util import get_username
 
+from .guest_providers.storage import LOCAL_CARD_ROOT
+
 # Facts about this run that Metaflow itself hands to its tasks.
 HANDED_ON = (
     "METAFLOW_CODE_METADATA",
@@ -18,30 +20,35 @@ HANDED_ON = (
     "METAFLOW_CODE_DS",
     "METAFLOW_RUNTIME_NAME",
 )
+# Metaflow has no usable setting for the root of local cards: the guest's storage puts ours in its place.
 CARD_ROOTS = {
-    "local": "METAFLOW_CARD_LOCALROOT",
-    "spin": "METAFLOW_CARD_LOCALROOT",
+    "local": LOCAL_CARD_ROOT,
+    "spin": LOCAL_CARD_ROOT,
     "s3": "METAFLOW_CARD_S3ROOT",
     "azure": "METAFLOW_CARD_AZUREROOT",
     "gs": "METAFLOW_CARD_GSROOT",
 }
 
 
-def card_root(datastore_type: str) -> str:
-    """Where the cards of a datastore are kept."""
-    return str(CardDatastore.get_storage_root(datastore_type))
+def card_root(datastore_type: str, datastore_root: str) -> str:
+    """Where the cards of a datastore are kept; Metaflow falls back to the datastore's own root."""
+    return str(CardDatastore.get_storage_root(datastore_type) or datastore_root)
 
 
 def step_environment(
     *,
     run_id: str,
     datastore_type: str,
+    cards: str,
     metadata_type: str,
     metadata_info: str,
     python_path: Iterable[str],
     user_variables: Mapping[str, str],
 ) -> dict[str, str]:
-    """Environment variables; the user's win over ours except for the names that we need."""
+    """Environment variables; the user's win over ours except for the names that we need.
+
+    ``cards`` is the root of the cards in a datastore of that type.
+    """
     user = get_username() or "sandbox"
     ours: dict[str, Any] = {
         "METAFLOW_SANDBOX_GUEST": "1",
@@ -52,7 +59,7 @@ def step_environment(
         "METAFLOW_DEFAULT_DATASTORE": datastore_type,
         # Anything but "local", which Metaflow takes for the launcher's own machine.
         "METAFLOW_RUNTIME_ENVIRONMENT": "sandbox",
-        CARD_ROOTS[datastore_type]: card_root(datastore_type),
+        CARD_ROOTS[datastore_type]: cards,
     }
     if DEFAULT_SECRETS_BACKEND_TYPE:
         ours["METAFLOW_DEFAULT_SECRETS_BACKEND_TYPE"] = DEFAULT_SECRETS_BACKEND_TYPE

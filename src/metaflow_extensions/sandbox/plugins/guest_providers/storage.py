@@ -8,8 +8,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from metaflow.datastore.datastore_storage import CloseAfterUse, DataStoreStorage
+from metaflow.metaflow_config import CARD_SUFFIX
 
 from .relay import client, metaflow_errors
+
+LOCAL_CARD_ROOT = "METAFLOW_SANDBOX_CARD_ROOT"
 
 
 class RelayStorage(DataStoreStorage):
@@ -86,8 +89,15 @@ class LocalRelayStorage(RelayStorage):
 
     TYPE = "local"
 
+    @property
+    def _store(self) -> str:
+        # Metaflow takes the cards' root to be below the working directory, which is the guest's own here.
+        if self.datastore_root.endswith(f"/{CARD_SUFFIX}"):
+            return f"{self.TYPE}@{os.environ[LOCAL_CARD_ROOT]}"
+        return super()._store
 
-class SpinRelayStorage(RelayStorage):
+
+class SpinRelayStorage(LocalRelayStorage):
     """The datastore of ``spin``."""
 
     TYPE = "spin"
