@@ -58,6 +58,8 @@ class TaskRelay:
         self._registered = False
         self._starting = False
         self._closed = False
+        self._reporting = False
+        self._heard_out = threading.Event()
         self._lock = threading.Lock()
         # One at a time: what JSON becomes once parsed takes many times its bytes.
         self._large = threading.Lock()
@@ -86,10 +88,13 @@ class TaskRelay:
             refused = len(self._connections) >= self.limits.connections
             if not refused and not self._closed:
                 self._connections.add(connection)
+            report = refused and not self._reporting
+            self._reporting = self._reporting or refused
         if refused or self._closed:
             connection.close()
-            if refused:
-                self.witness.refused(f"a connection over the limit of {self.limits.connections}")
+            if report:
+                # The witness may wait for a reader of the task's output; whoever accepts must not.
+                threading.Thread(target=self._report_overflow, daemon=True).start()
             return
         threading.Thread(target=self._serve_socket, args=(connection,), daemon=True).start()
 
@@ -106,6 +111,10 @@ class TaskRelay:
         if self._beating:
             self.services().stop_heartbeat(self.policy.identity)
 
+    def heard_out(self, timeout: float) -> None:
+        """Wait, at most so many seconds, until all that the guest's first process said is taken in."""
+        self._heard_out.wait(timeout)
+
     def signal(self, number: int) -> bool:
         """Ask the guest to deliver a signal to the step; False when there is no guest to ask."""
         with self._lock:
@@ -117,6 +126,11 @@ class TaskRelay:
             except (OSError, ValueError):
                 return False
             return True
+
+    def _report_overflow(self) -> None:
+        self.witness.refused(f"connections over the limit of {self.limits.connections}")
+        with self._lock:
+            self._reporting = False
 
     def _serve_socket(self, connection: socket.socket) -> None:
         try:
@@ -133,6 +147,13 @@ class TaskRelay:
 
     def serve(self, reader: BinaryIO, writer: BinaryIO) -> None:
         """Answer requests until the channel closes. Raises FrameError for bytes that are no frame."""
+        try:
+            self._serve(reader, writer)
+        finally:
+            if writer is self._lifecycle:
+                self._heard_out.set()
+
+    def _serve(self, reader: BinaryIO, writer: BinaryIO) -> None:
         while not self._closed:
             header_size, payload_size = read_lengths(reader)
             if payload_size or not header_size:

@@ -30,6 +30,8 @@ from ..relay.services import SecretSource, Storage
 from .heartbeat import Heartbeats
 from .protocol import RunSettings
 
+SAVING = threading.Lock()
+
 
 class Providers:
     """Relay services of one run."""
@@ -136,13 +138,18 @@ class StreamingSaves:
                 try:
                     shutil.copyfileobj(source, copy, 1 << 20)
                     copy.close()
-                    Path(copy.name).rename(target)
+                    # A file and its metadata are two: of several writers at once, one writes both.
+                    with SAVING:
+                        if overwrite or not target.exists():
+                            if metadata:
+                                text = json.dumps(metadata).encode()
+                                self._atomic_write(f"{target}_meta", text)  # type: ignore[attr-defined]
+                            Path(copy.name).rename(target)
+                        else:
+                            Path(copy.name).unlink()
                 except BaseException:
                     Path(copy.name).unlink()
                     raise
-            if metadata:
-                text = json.dumps(metadata).encode()
-                self._atomic_write(f"{target}_meta", text)  # type: ignore[attr-defined]
 
 
 def by_type(classes: Sequence[Any], kind: str) -> Any:

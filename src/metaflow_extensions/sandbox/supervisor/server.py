@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import socket
 import struct
 import sys
@@ -177,7 +178,12 @@ def serve(line: bytes, word: int) -> None:
         filename=Path(settings.directory, "supervisor.log"),
         format="%(asctime)s %(levelname)s %(message)s",
         level=logging.INFO,
+        # Messages quote guests.
+        errors="backslashreplace",
     )
+    # A guest has up to 64 connections, each of which may hold two files: the soft limit is often 1,024.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # The import of Metaflow must not hold up the first sandbox for long.
     sys.setswitchinterval(0.001)
     Server(settings).serve(word)

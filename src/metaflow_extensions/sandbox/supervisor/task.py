@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import random
@@ -30,7 +31,9 @@ from .watcher import Watcher
 
 INSIDE = PurePosixPath("/run/metaflow-sandbox")
 GRACE = 3.0  # seconds between a signal and the end; Metaflow's scheduler kills after 5
-REFUSALS_SHOWN = 20
+NOTICES_SHOWN = 20  # refusals and failures in the task's own log
+NOTICES_LOGGED = 1000  # and in the supervisor's
+HEAR_OUT = 2.0  # seconds for the guest's last words, sent before its process ended
 BACKOFF = 1.0  # seconds before the second try, doubled for each further one
 MAX_BACKOFF = 60.0  # seconds
 
@@ -77,6 +80,9 @@ class TaskRun:
         self._finished = False
         self._timed_out = False
         self._guest_signal: int | None = None
+        self._guest_ended = False
+        self._notices = 0
+        self._noticing = threading.Lock()
         self._sandbox: Sandbox | None = None
         self._record = TaskRecord()
 
@@ -121,7 +127,7 @@ class TaskRun:
 
     def ended(self, signal: int | None, peak_memory: float | None, cpu_time: float | None) -> None:
         """What the guest says of the step's end."""
-        self._guest_signal = signal
+        self._guest_ended, self._guest_signal = True, signal
         self._record.measured(peak_memory, cpu_time)
 
     def finished(self) -> None:
@@ -130,17 +136,24 @@ class TaskRun:
 
     def refused(self, reason: str) -> None:
         """Log a refusal where the user sees it."""
-        self._record.refusals += 1
-        log.warning("%s: refused: %s", self._task.identity.key, reason)
-        if self._record.refusals <= REFUSALS_SHOWN:
-            self._sink.say(f"refused: {reason}")
-        if self._record.refusals == REFUSALS_SHOWN:
-            self._sink.say("further refusals are not shown")
+        self._notice(f"refused: {reason}", None)
 
     def failed(self, what: str, error: BaseException) -> None:
         """Log what the launcher could not do for the guest."""
-        log.error("%s: %s failed", self._task.identity.key, what, exc_info=error)
-        self._sink.say(f"{what} failed on the launcher: {type(error).__name__}: {error}")
+        self._notice(f"{what} failed on the launcher: {type(error).__name__}: {error}", error)
+
+    def _notice(self, message: str, error: BaseException | None) -> None:
+        # A guest can cause as many as it likes: what is logged is bounded, what is counted is not.
+        with self._noticing:
+            self._notices += 1
+            number = self._notices
+            self._record.refusals += error is None
+        if number <= NOTICES_LOGGED:
+            log.warning("%s: %s", self._task.identity.key, message, exc_info=error)
+        if number <= NOTICES_SHOWN:
+            self._sink.say(message)
+        if number == NOTICES_SHOWN:
+            self._sink.say("further refusals are not shown")
 
     # --- the task -----------------------------------------------------------------------------
 
@@ -232,10 +245,16 @@ class TaskRun:
         if self._cancelled.is_set():
             process.kill()
         if task.timeout is not None:
-            self._run.watcher.call_at(time.monotonic() + task.timeout, self._expire)
-        for output in process.output():
-            self._sink.feed(output)
-        return self._outcome(process.wait())
+            forget = self._run.watcher.call_at(time.monotonic() + task.timeout, self._expire)
+        else:
+            forget = None
+        try:
+            for output in process.output():
+                self._sink.feed(output)
+            return self._outcome(process.wait())
+        finally:
+            if forget is not None:
+                forget()
 
     def _outcome(self, code: int) -> Outcome:
         if self._timed_out:
@@ -251,8 +270,12 @@ class TaskRun:
                 "the task has failed."
             )
             return Outcome(1)
-        if code > 128 and (self._guest_signal == code - 128 or self._guest_signal is None):
-            return Outcome(code, self._guest_signal or code - 128)
+        if code > 128 and self._relay is not None:
+            self._relay.heard_out(HEAR_OUT)
+        # A step may exit with such a number, too: only where the guest says nothing is it a signal's.
+        number = self._guest_signal if self._guest_ended else code - 128
+        if number in signal.valid_signals() and number == code - 128:
+            return Outcome(code, number)
         return Outcome(code)
 
     # --- what is asked of the backend ---------------------------------------------------------
@@ -293,7 +316,13 @@ class TaskRun:
         # Connected to from inside by whoever the backend runs the step as.
         path.chmod(0o666)
         listener.listen(16)
-        self._run.watcher.watch(listener, lambda: relay.accept(listener.accept()[0]))
+        listener.setblocking(False)
+
+        def accept() -> None:
+            with contextlib.suppress(BlockingIOError):  # it is gone again
+                relay.accept(listener.accept()[0])
+
+        self._run.watcher.watch(listener, accept)
         return listener
 
     def _register(self, values: Mapping[str, str]) -> None:

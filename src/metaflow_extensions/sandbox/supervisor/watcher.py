@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable
 
+PAUSE = 0.05  # seconds
+
 Callback = Callable[[], None]
+
+log = logging.getLogger(__name__)
 
 
 class Watcher:
@@ -37,11 +42,19 @@ class Watcher:
         """Stop watching and close the socket; idempotent."""
         self._change(lambda: self._unregister(watched))
 
-    def call_at(self, when: float, callback: Callback) -> None:
-        """Call back at ``when``, in seconds of the monotonic clock."""
+    def call_at(self, when: float, callback: Callback) -> Callback:
+        """Call back at ``when``, in seconds of the monotonic clock; what is returned calls it off."""
+        deadline = (when, next(self._order), callback)
         with self._lock:
-            heapq.heappush(self._deadlines, (when, next(self._order), callback))
+            heapq.heappush(self._deadlines, deadline)
         self._wake()
+        return lambda: self._call_off(deadline)
+
+    def _call_off(self, deadline: tuple[float, int, Callback]) -> None:
+        with self._lock:
+            if deadline in self._deadlines:
+                self._deadlines.remove(deadline)
+                heapq.heapify(self._deadlines)
 
     def stop(self) -> None:
         """End the thread."""
@@ -84,9 +97,9 @@ class Watcher:
     def _run(self) -> None:
         while not self._stopped:
             for key, _ in self._selector.select(self._next_deadline()):
-                key.data()
+                call(key.data)
             for callback in self._due():
-                callback()
+                call(callback)
 
     def _next_deadline(self) -> float | None:
         with self._lock:
@@ -98,3 +111,13 @@ class Watcher:
             while self._deadlines and self._deadlines[0][0] <= time.monotonic():
                 due.append(heapq.heappop(self._deadlines)[2])
         return due
+
+
+def call(callback: Callback) -> None:
+    """Call back; no failure, such as a lack of descriptors, may end the one thread that waits."""
+    try:
+        callback()
+    except Exception:
+        log.exception("a callback failed")
+        # What is ready stays ready: without a pause this would be all that the process does.
+        time.sleep(PAUSE)
