@@ -12,6 +12,7 @@ import struct
 import subprocess
 import termios
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +42,14 @@ def launch(
     argv: Sequence[str],
     *,
     stdin: bool,
+    spawner: Executor,
     before_setup: Callable[[int], None],
     before_command: Callable[[int], None],
 ) -> Launched:
     """Start a command; returns when the sandbox around it stands.
 
     ``arguments`` gives bwrap's own, those of the sandbox and those of the command apart.
+    ``spawner`` runs what starts bwrap: bwrap dies with the thread that started it.
     ``before_setup`` is called with the pid of bwrap, ``before_command`` with that of the sandbox's
     first process. Raises StartFailed, and whatever these raise; then nothing is left running.
     """
@@ -63,7 +66,8 @@ def launch(
         # Wide enough to be written at once: of half a profile, walls could be missing.
         if len(content) > fcntl.fcntl(profile_end, fcntl.F_GETPIPE_SZ):
             fcntl.fcntl(profile_end, fcntl.F_SETPIPE_SZ, len(content))
-        process = subprocess.Popen(
+        process = spawner.submit(
+            subprocess.Popen[bytes],
             [str(binary), "--args", command_file, "--args", str(profile), "--", *argv],
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -76,7 +80,7 @@ def launch(
             # The terminal's Ctrl-C is for the launcher, which ends its sandboxes in order.
             start_new_session=True,
             pass_fds=[*attachments.numbers, reported, held, profile],
-        )
+        ).result()
         undo = stack.enter_context(contextlib.ExitStack())
         undo.callback(_abandon, process)
         ends.close(reported, held, profile)

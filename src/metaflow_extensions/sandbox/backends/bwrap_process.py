@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -22,32 +22,34 @@ _KILLED = 128 + signal.SIGKILL
 class BubblewrapProcess:
     """A running command; ``output`` is for one reader, the other methods may be called from any thread.
 
-    ``lost`` says why the sandbox is gone, if it is for another reason than this object's ``kill``.
+    ``lost`` says why the sandbox is gone, if it is for another reason than this object's ``kill``;
+    ``ended`` is called once, after everything has ended.
     """
 
     def __init__(self, launched: Launched, lost: Callable[[], str | None], ended: Callable[[], None]) -> None:
         self._launched = launched
         self._lost = lost
         self._ended = ended
-        self._lock = threading.Lock()
+        self._end = threading.Lock()
+        # Held around each read and write, so that no descriptor is closed under one.
+        self._reading, self._writing = threading.Lock(), threading.Lock()
         self._killed = False
         self._reason: str | None = None
         self._outcome: int | Exception | None = None
+        pipes = ((launched.process.stdout, Stream.STDOUT), (launched.process.stderr, Stream.STDERR))
+        self._streams = {pipe.fileno(): stream for pipe, stream in pipes if pipe}
+        self._ready = select.poll()
+        for number in self._streams:
+            self._ready.register(number, select.POLLIN)
 
     def output(self) -> Iterator[Output]:
         """Chunks of up to 64 KiB in order of arrival, until every process closed both streams."""
-        bwrap = self._launched.process
-        with selectors.DefaultSelector() as ready:
-            for pipe, stream in ((bwrap.stdout, Stream.STDOUT), (bwrap.stderr, Stream.STDERR)):
-                if pipe and not pipe.closed:
-                    ready.register(pipe, selectors.EVENT_READ, stream)
-            while ready.get_map():
-                for key, _ in ready.select():
-                    data = os.read(key.fd, _CHUNK)
-                    if data:
-                        yield Output(key.data, data)
-                    else:
-                        ready.unregister(key.fileobj)
+        while True:
+            with self._reading:
+                chunks = self._read()
+            if not chunks:
+                break
+            yield from (chunk for chunk in chunks if chunk.data)
         if isinstance(self._finish(), SandboxLost):
             self.wait()
 
@@ -56,17 +58,20 @@ class BubblewrapProcess:
         stdin = self._launched.process.stdin
         if stdin is None:
             raise UnsupportedOption("this command has no standard input: start it with Command(stdin=True)")
-        if not data:
-            stdin.close()
-            return
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[os.write(stdin.fileno(), rest) :]
-        except BrokenPipeError as error:
-            raise SandboxLost(
-                "the command ended or closed its standard input: look at its exit code"
-            ) from error
+        with self._writing:
+            if not data:
+                stdin.close()
+                return
+            if stdin.closed:
+                raise SandboxLost("the command's standard input has been closed: send before that")
+            rest = memoryview(data)
+            try:
+                while rest:
+                    rest = rest[os.write(stdin.fileno(), rest) :]
+            except BrokenPipeError as error:
+                raise SandboxLost(
+                    "the command reads its standard input no more: see its exit code"
+                ) from error
 
     def wait(self) -> int:
         """The exit code. Raises SandboxLost, or StartFailed when the program could not be executed."""
@@ -77,7 +82,7 @@ class BubblewrapProcess:
 
     def kill(self) -> None:
         """Kill the sandbox's first process, and with it all others; idempotent."""
-        with self._lock:
+        with self._end:
             if self._outcome is None:
                 self._killed = True
                 with contextlib.suppress(ProcessLookupError):
@@ -93,20 +98,33 @@ class BubblewrapProcess:
         """Kill, wait and close everything; for the sandbox's end."""
         self.kill()
         self._finish()
-        for pipe in (
-            self._launched.process.stdin,
-            self._launched.process.stdout,
-            self._launched.process.stderr,
-        ):
-            if pipe:
-                pipe.close()
+        bwrap = self._launched.process
+        with self._reading, self._writing:
+            self._streams.clear()
+            for pipe in (bwrap.stdin, bwrap.stdout, bwrap.stderr):
+                if pipe:
+                    pipe.close()
+
+    def _read(self) -> list[Output]:
+        """What has arrived, with an empty chunk for a stream that ended; nothing after both did."""
+        if not self._streams:
+            return []
+        chunks = [Output(self._streams[number], os.read(number, _CHUNK)) for number, _ in self._ready.poll()]
+        for number, stream in list(self._streams.items()):
+            if Output(stream, b"") in chunks:
+                self._ready.unregister(number)
+                del self._streams[number]
+        return chunks
 
     def _finish(self) -> int | Exception:
         self._launched.process.wait()
-        with self._lock:
+        with self._end:
             if self._outcome is None:
                 # bwrap ends with the command; what that left behind ends right after it.
                 wait_until_gone(self._launched.first)
+                # Orphaned by bwrap, it may have become a child of this process to bury.
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PIDFD, self._launched.first, os.WEXITED | os.WNOHANG)
                 self._outcome = self._read_outcome()
                 os.close(self._launched.first)
                 os.close(self._launched.status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from ..errors import SandboxLost, UnsupportedOption
@@ -22,8 +23,8 @@ from .local_state import LocalState
 class BubblewrapSandbox:
     """One sandbox: every command is a bwrap of its own with the same view.
 
-    A command dies with the *thread* that started it, since that is what the kernel's parent-death
-    signal watches: call ``start`` from a thread that lives as long as the command.
+    Close it in the process that opened it: its commands end with that process, and with a thread
+    of the sandbox's own, because the kernel's parent-death signal watches the thread that spawned.
     """
 
     def __init__(self, binary: Path, spec: SandboxSpec, state: LocalState) -> None:
@@ -34,9 +35,13 @@ class BubblewrapSandbox:
         self._identity = identity(state.id)
         self._files: list[tuple[Path, PurePosixPath]] = []
         self._processes: list[BubblewrapProcess] = []
+        self._changing = threading.Lock()
+        self._spawner = ThreadPoolExecutor(1, thread_name_prefix=self.id)
         self._closed = False
         self._expired = False
         self._cgroup = self._make_cgroup()
+        if self._cgroup:
+            state.keep_groups(self._cgroup.paths)
         self._limits = resource_limits(
             processes=spec.processes,
             disk=Profile(spec, self._identity).disk,
@@ -50,7 +55,13 @@ class BubblewrapSandbox:
 
     def start(self, command: Command) -> BubblewrapProcess:
         """Start a command; it is limited before it runs. Raises StartFailed, or SandboxLost after the end."""
-        self._ensure_open()
+        with self._changing:
+            self._ensure_open()
+            process = self._start(command)
+            self._processes.append(process)
+            return process
+
+    def _start(self, command: Command) -> BubblewrapProcess:
         profile = Profile(self._spec, self._identity, tuple(self._files))
         words = profile.command_arguments(command)
         pids: list[int] = []
@@ -80,15 +91,14 @@ class BubblewrapSandbox:
                 arguments,
                 [*self._identity.prefix, *command.argv],
                 stdin=command.stdin,
+                spawner=self._spawner,
                 before_setup=before_setup,
                 before_command=before_command,
             )
         except BaseException:
             forget()
             raise
-        process = BubblewrapProcess(launched, self._why_lost, forget)
-        self._processes.append(process)
-        return process
+        return BubblewrapProcess(launched, self._why_lost, forget)
 
     def put(self, source: Path, target: PurePosixPath) -> None:
         """Copy a file, which commands started from now on see read-only at the target."""
@@ -108,19 +118,23 @@ class BubblewrapSandbox:
 
     def close(self) -> None:
         """Kill everything and remove every trace; idempotent."""
-        self._closed = True
-        if self._timer:
-            self._timer.cancel()
-        for process in self._processes:
-            process.discard()
-        if self._cgroup:
-            self._cgroup.remove()
-        self._state.destroy()
+        with self._changing:
+            if self._timer:
+                self._timer.cancel()
+            for process in self._processes:
+                process.discard()
+            self._spawner.shutdown()
+            if self._cgroup:
+                self._cgroup.remove()
+            self._state.destroy()
+            self._closed = True
 
     def stats(self) -> Mapping[str, float]:
-        """``peak_memory`` in MiB where a cgroup measures it."""
-        peak = self._cgroup.peak_memory_mib() if self._cgroup and not self._closed else None
-        return {} if peak is None else {"peak_memory": peak}
+        """``peak_memory`` in MiB and ``cpu_time`` in seconds, as far as a cgroup measures them."""
+        if not self._cgroup:
+            return {}
+        measured = {"peak_memory": self._cgroup.peak_memory_mib(), "cpu_time": self._cgroup.cpu_seconds()}
+        return {name: value for name, value in measured.items() if value is not None}
 
     def _make_cgroup(self) -> Cgroup | None:
         can = cgroup_limits()

@@ -37,8 +37,8 @@ def checked(target: PurePosixPath, taken: Iterable[Mount], roots: Sequence[Path]
     has "..", would cover what the sandbox needs, or is inside something that a step can have written:
     a link planted there would redirect the mount.
     """
-    if not target.is_absolute() or ".." in target.parts:
-        raise UnsupportedOption(f"target {str(target)!r} must be an absolute path without '..'")
+    if not target.is_absolute() or ".." in target.parts or "\0" in str(target):
+        raise UnsupportedOption(f"target {str(target)!r} must be an absolute path without '..' or NUL")
     for place in (*_FOREIGN, *(PurePosixPath(root) for root in roots)):
         if place == target or place in target.parents:
             raise UnsupportedOption(

@@ -1,8 +1,10 @@
 """What a local backend remembers about its sandboxes on disk, so that any process of the user can end them.
 
-<base>/<sandbox id>/info.json        labels and time of creation
-<base>/<sandbox id>/processes/<pid>  start time of that process, so that a reused pid is never killed
-<base>/<sandbox id>/files/<name>     copies of files that were put
+Below the base directory each sandbox has one of its own, named by its id:
+info.json        labels and time of creation
+groups.json      its cgroups, where it has any
+processes/<pid>  start time of that process, so that a reused pid is never killed
+files/<name>     copies of files that were put
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ import signal
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..errors import BackendUnavailable, SandboxLost
+from .cgroups import remove_paths
 from .interface import SandboxInfo
 
 _ID = re.compile(r"sbx-[0-9a-f]{8}\Z")
@@ -124,8 +127,12 @@ class LocalState:
         copy.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
         return copy
 
+    def keep_groups(self, paths: Iterable[Path]) -> None:
+        """Remember cgroups, which outlive a launcher that is killed."""
+        (self.directory / "groups.json").write_text(json.dumps([str(path) for path in paths]))
+
     def destroy(self) -> None:
-        """Kill every remembered process, wait until it is gone, and remove the directory; idempotent."""
+        """Kill every remembered process and wait for it, remove the cgroups and the directory; idempotent."""
         with contextlib.suppress(FileNotFoundError):
             # First, so that a sandbox being destroyed accepts no further process.
             (self.directory / "processes").rename(self.directory / "ending")
@@ -133,6 +140,8 @@ class LocalState:
             # In order of start: a supervisor of processes that reports their end goes before them.
             for entry in sorted((self.directory / "ending").iterdir(), key=lambda entry: int(entry.name)):
                 _kill(int(entry.name), entry.read_text())
+        with contextlib.suppress(FileNotFoundError):
+            remove_paths(map(Path, json.loads((self.directory / "groups.json").read_text())))
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.directory)
 
