@@ -33,4 +33,7 @@ if os.environ.get("METAFLOW_SANDBOX_GUEST"):
         ("gcp-secret-manager", ".guest_providers.secrets.GcpRelaySecrets"),
         ("az-key-vault", ".guest_providers.secrets.AzureRelaySecrets"),
     ]
-    SIDECARS_DESC = [("heartbeat", ".guest_providers.heartbeat.RelayHeartbeat")]
+    SIDECARS_DESC = [
+        ("heartbeat", ".guest_providers.sidecars.RelayHeartbeat"),
+        ("spot_termination_monitor", ".guest_providers.sidecars.NoSpotMonitor"),
+    ]

@@ -73,6 +73,11 @@ class SandboxDecorator(StepDecorator):
     defaults: ClassVar[dict[str, Any]] = dict.fromkeys(ATTRIBUTES)
     backend_name: ClassVar[str | None] = None
 
+    def __init_subclass__(cls) -> None:
+        """Let every alias check its options: Metaflow calls no ``init`` that is inherited."""
+        super().__init_subclass__()
+        cls.init = cls.init  # type: ignore[method-assign]
+
     def init(self) -> None:
         """Fill what is unset from METAFLOW_SANDBOX_…, and check every value."""
         for name in ATTRIBUTES:

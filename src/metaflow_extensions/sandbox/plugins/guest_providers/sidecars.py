@@ -1,4 +1,4 @@
-"""The heartbeat sidecar inside a sandbox: the launcher beats, so there is nothing to do."""
+"""Sidecars inside a sandbox, in the place of core's that need ``requests`` and a network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class RelayHeartbeat:
-    """Takes the place of core's sidecar, which needs ``requests`` and a network."""
+    """The launcher beats, so there is nothing to do."""
 
     def process_message(self, msg: Any) -> None:
         """Nothing to send."""
@@ -15,3 +15,7 @@ class RelayHeartbeat:
     def get_worker(cls) -> type[RelayHeartbeat]:
         """The class that runs in the sidecar's process."""
         return cls
+
+
+class NoSpotMonitor(RelayHeartbeat):
+    """For @batch and @kubernetes only; replaced because Metaflow imports every sidecar at its start."""
