@@ -9,11 +9,13 @@ import decimal
 import fractions
 import importlib.util
 import json
+import mmap
 import pathlib
 import pickle
 import struct
 import uuid
 import zoneinfo
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -353,10 +355,17 @@ def test_vetting_needs_a_pickle_encoding() -> None:
     vet_artifact("x", "arrow-v1", b"", ArtifactPolicy())
 
 
-def test_content_in_chunks() -> None:
-    """Guards against a pickle that is vetted in part only."""
-    with pytest.raises(RelayError):
-        vet_artifact("x", "pickle-v4", iter([HEAD, b"cos\n", b"system\n."]), VETTED)
+def test_content_in_a_mapped_file(tmp_path: Path) -> None:
+    """Guards against a large artifact, which is read from a file, being judged otherwise than a small one."""
+    file = tmp_path / "artifact"
+    for content, harmless in ((HEAD + b"cos\nsystem\n.", False), (pickle.dumps({"a": [1, "b"]}), True)):
+        file.write_bytes(content)
+        with (
+            file.open("rb") as opened,
+            mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            nullcontext() if harmless else pytest.raises(RelayError),
+        ):
+            vet_artifact("x", "pickle-v4", mapped, VETTED)
 
 
 def test_extra_globals() -> None:

@@ -49,7 +49,8 @@ class Intake:
         self.done = False
         # NAME -> (SHA-1, encoding) of the artifacts that the task has handed in and that were let through.
         self.accepted: dict[str, tuple[str, str]] = {}
-        self._handed_in = 0
+        self._documents = 0
+        self._complete = False
         self._trusted: set[str] = set()
         # One file of the task's own at a time: parsed JSON is large, and nothing may follow the last one.
         self._own = threading.Lock()
@@ -113,7 +114,7 @@ class Intake:
             with self._own:
                 self._refuse_if_done(path)
                 if DONE.fullmatch(last(path)):
-                    if not self._handed_in:
+                    if not self._complete:
                         raise RelayError(f"write to {path!r}: the attempt has handed in no results")
                     storage.save_bytes(iter([(path, (source, None))]), overwrite=overwrite)
                     self.done = True
@@ -131,8 +132,8 @@ class Intake:
 
     def _hand_in(self, storage: Storage, path: str, raw: bytes, *, overwrite: bool) -> None:
         """Store the task's list of artifacts, once every artifact that the scheduler reads is harmless."""
-        self._handed_in += 1
-        if self._handed_in > self._limits.documents:
+        self._documents += 1
+        if self._documents > self._limits.documents:
             raise RelayError(f"write to {path!r}: handed in more than {self._limits.documents} times")
         document = check_data_json(raw)
         objects, info = document["objects"], document["info"]
@@ -140,6 +141,7 @@ class Intake:
         source = io.BytesIO(canonical_json(raw, max_bytes=MAX_JSON, max_depth=MAX_JSON_DEPTH))
         storage.save_bytes(iter([(path, (source, None))]), overwrite=overwrite)
         self.accepted = {name: (key, encoding_of(info, name)) for name, key in objects.items()}
+        self._complete = True
 
     def _vet(self, storage: Storage, objects: dict[str, str], info: dict[str, Any]) -> None:
         def load(name: str, max_size: int) -> bytes:
