@@ -139,20 +139,19 @@ class LiveFlow:
     def leftovers(self, sandboxes: set[str]) -> list[str]:
         """Processes, directories, sockets, mounts and cgroups that are still there."""
         kept = [f"process {process.pid}: {' '.join(process.argv)}" for process in self.processes()]
-        # The directory of all of a user's sandboxes stays, empty.
         for entry in sorted(self.tmp.rglob("*")):
-            if not (
-                entry.parent == self.tmp
-                and entry.is_dir()
-                and entry.name == f"metaflow-sandbox-{os.getuid()}"
-            ):
+            # Metaflow's own temporary file stays when Metaflow is killed; the directory of all of a
+            # user's sandboxes stays, empty.
+            ours = entry.relative_to(self.tmp).parts[0].startswith("metaflow-") or entry.is_socket()
+            if ours and entry != self.tmp / f"metaflow-sandbox-{os.getuid()}":
                 kept.append(f"file {entry}")
         for line in Path("/proc/self/mountinfo").read_text().splitlines():
             if str(self.root) in line:
                 kept.append(f"mount {line}")
-        for cgroup in Path("/sys/fs/cgroup").rglob("*"):
-            if cgroup.is_dir() and any(name in cgroup.name for name in sandboxes):
-                kept.append(f"cgroup {cgroup}")
+        # Unlike rglob, walk takes it that others' cgroups vanish meanwhile.
+        for folder, _, _ in os.walk("/sys/fs/cgroup"):
+            if any(name in folder for name in sandboxes):
+                kept.append(f"cgroup {folder}")
         return kept
 
     def assert_gone(self, sandboxes: set[str] = frozenset()) -> None:  # type: ignore[assignment]

@@ -1,11 +1,22 @@
 """Steps that run until they are killed, and count how often they ran."""
 
-import os
 import subprocess
 import sys
 import time
 
 from metaflow import FlowSpec, Parameter, current, step
+
+DAEMON = """
+import subprocess, sys, time
+if len(sys.argv) > 2:
+    subprocess.Popen([sys.executable, "-c", sys.argv[2], sys.argv[1]])
+time.sleep(600)
+"""
+
+
+def start_daemon(marker):
+    """Start a process in a session of its own, with a child, that keeps this one's output open."""
+    subprocess.Popen([sys.executable, "-c", DAEMON, marker, DAEMON], start_new_session=True)
 
 
 class LifeFlow(FlowSpec):
@@ -13,8 +24,6 @@ class LifeFlow(FlowSpec):
 
     width = Parameter("width", default=1)
     seconds = Parameter("seconds", default=0.0)
-    # Where executions are counted, when the backend has no walls.
-    count = Parameter("count", default="")
     # An argument for the children of a body, to find them by.
     marker = Parameter("marker", default="")
 
@@ -25,13 +34,8 @@ class LifeFlow(FlowSpec):
 
     @step
     def body(self):
-        if self.count:
-            with open(self.count, "a") as file:
-                file.write(f"{self.input}\n")
         if self.marker:
-            # In a session of its own, as a daemon, and with a child of its own.
-            sleep = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)', sys.argv[1]]); time.sleep(600)"
-            subprocess.Popen([sys.executable, "-c", sleep, self.marker], start_new_session=True)
+            start_daemon(self.marker)
         print(f"body {self.input} runs as attempt {current.retry_count}", flush=True)
         if current.retry_count == 0:
             time.sleep(self.seconds)

@@ -243,7 +243,8 @@ class ScriptedSandbox:
             for process in self._processes:
                 process.lose(reason)
                 process.release()
-            kill_tree(None, f"HOME={self.root / 'home'}")
+            if any(isinstance(process, ChildProcess) for process in self._processes):
+                kill_tree(None, f"HOME={self.root / 'home'}")
             remove_tree(self.root)
 
     def _start(self, command: Command, script: Script) -> ChildProcess | ScriptedProcess:
@@ -278,6 +279,8 @@ class ScriptedSandbox:
 
     def _translated(self, text: str) -> str:
         """Turn a path that was put, made for one that was, or mounted into where it really is."""
+        if text.startswith("unix:/"):  # the address of a socket
+            return f"unix:{self._translated(text[len('unix:') :])}"
         if (
             not text.startswith("/")
             or text.strip("/") == ""
