@@ -16,6 +16,7 @@ def describe(pathspec, wanted=None):
 
     def neutral(text):
         text = ids.sub(r"<run>/\1/<task>", text).replace(run.id, "<run>")
+        text = re.sub(r"\b\d{16}\b", "<another run>", text)
         # A traceback's paths, and how an object is shown that has no repr of its own.
         text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+", "<time>", text)
         text = re.sub(r'File "[^"]*/([^/"]+)"', r'File "\1"', text)

@@ -30,6 +30,8 @@ from .record import TaskRecord, identity, launcher_facts, network_label
 from .watcher import Watcher
 
 INSIDE = PurePosixPath("/run/metaflow-sandbox")
+# Options of Metaflow's command for a step that name a file of the launcher, and its name inside.
+FILES = {"--local-config-file": "config.json", "--artifacts-module": "artifacts.py"}
 GRACE = 3.0  # seconds between a signal and the end; Metaflow's scheduler kills after 5
 NOTICES_SHOWN = 20  # refusals and failures in the task's own log
 NOTICES_LOGGED = 1000  # and in the supervisor's
@@ -287,21 +289,22 @@ class TaskRun:
             Mount(self._run.code(), INSIDE / "code"),
             Mount(directory / "relay", INSIDE / "relay", read_only=False),
         ]
-        if "--local-config-file" in self._argv:
-            position = self._argv.index("--local-config-file") + 1
-            copy = directory / "config.json"
-            copy.write_bytes(Path(self._argv[position]).read_bytes())
-            # Readable by whoever the backend runs the step as; the directory above is private.
-            copy.chmod(0o644)
-            mounts.append(Mount(copy, INSIDE / "config.json"))
+        for option, name in FILES.items():
+            if option in self._argv:
+                copy = directory / name
+                copy.write_bytes(Path(self._argv[self._argv.index(option) + 1]).read_bytes())
+                # Readable by whoever the backend runs the step as; the directory above is private.
+                copy.chmod(0o644)
+                mounts.append(Mount(copy, INSIDE / name))
         labels = {**task.spec.labels, LABEL: Path(self._run.settings.directory).name}
         return dataclasses.replace(task.spec, mounts=mounts, labels=labels)
 
     def _command(self) -> Command:
         task, settings = self._task, self._run.settings
         argv = [Path(part).name if part == settings.script else part for part in self._argv]
-        if "--local-config-file" in argv:
-            argv[argv.index("--local-config-file") + 1] = str(INSIDE / "config.json")
+        for option, name in FILES.items():
+            if option in argv:
+                argv[argv.index(option) + 1] = str(INSIDE / name)
         python = task.executable or argv[0]
         argv[0] = python
         bootstrap = Path(guest.__file__).with_name("bootstrap.py")
