@@ -49,7 +49,7 @@ from .parts import (
 )
 
 FOREIGN = "Flow/13/train/7/1.data.json"
-VERBS = {
+VERBS: dict[str, dict[str, Any]] = {
     "is_file": {"store": STORE, "paths": [f"{INPUT}/0.data.json"]},
     "info_file": {"store": STORE, "path": f"{INPUT}/0.data.json"},
     "size_file": {"store": STORE, "path": f"{INPUT}/0.data.json"},

@@ -86,8 +86,6 @@ class Visitor(Protocol):
 
 
 def refuse(cause: str, position: int | None = None) -> RelayError:
-    """Make the error for a pickle that is not accepted, with its cause and what mends it."""
+    """Make the error for a pickle that is not accepted; whoever knows the artifact says what mends it."""
     where = "" if position is None else f" at byte {position}"
-    return RelayError(
-        f"pickle refused{where}: {cause}; store plain values, or widen the artifact policy of the step"
-    )
+    return RelayError(f"pickle refused{where}: {cause}")

@@ -120,14 +120,22 @@ def vet_scheduler_artifact(name: str, encoding: str, pickled: bytes) -> None:
     """Raise RelayError unless the scheduler can unpickle the bytes without running anything of the task's."""
     if len(pickled) > MAX_SCHEDULER_ARTIFACT:
         raise _refused(name, f"over {MAX_SCHEDULER_ARTIFACT >> 20} MiB")
-    _vet(name, encoding, pickled, Rules(SCHEDULER_GLOBALS, sharing=False), _MAX_SCHEDULER_OPERATIONS)
+    try:
+        _vet(name, encoding, pickled, Rules(SCHEDULER_GLOBALS, sharing=False), _MAX_SCHEDULER_OPERATIONS)
+    except RelayError as error:
+        raise RelayError(f"{error}; the scheduler reads it, so it holds plain values only") from None
 
 
 def vet_artifact(name: str, encoding: str, content: bytes | mmap, policy: ArtifactPolicy) -> None:
     """Raise RelayError unless the policy accepts the artifact; "any" accepts everything unread."""
     if policy.mode == "any":
         return
-    _vet(name, encoding, content, Rules(DATA_GLOBALS, policy.trusts), MAX_OPERATIONS)
+    try:
+        _vet(name, encoding, content, Rules(DATA_GLOBALS, policy.trusts), MAX_OPERATIONS)
+    except RelayError as error:
+        raise RelayError(
+            f"{error}; store plain values, or name what it needs in METAFLOW_SANDBOX_ARTIFACT_GLOBALS"
+        ) from None
 
 
 def _vet(name: str, encoding: str, pickled: bytes | mmap, rules: Rules, max_operations: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -16,7 +17,8 @@ LINE_BREAK = re.compile(rb"\r\n|\r|\n")
 OURS = "[sandbox] "
 # Metaflow takes the one for a line that it wrote itself, timestamp and source included; the other is how
 # we begin our own.
-FORGED = re.compile(rb"(\[!)?\[MFLOG\||\[sandbox\]")
+FORGED = re.compile(rb"\s*((\[!)?\[MFLOG\||\[sandbox\])")
+QUOTE = b"> "  # not a space: Metaflow strips lines
 
 
 def visible(match: re.Match[bytes]) -> bytes:
@@ -27,7 +29,7 @@ def visible(match: re.Match[bytes]) -> bytes:
 def harmless(line: bytes) -> bytes:
     """One line without control characters, not mistaken for Metaflow's own or for ours."""
     line = CONTROL.sub(visible, line)
-    return b" " + line if FORGED.match(line) else line
+    return QUOTE + line if FORGED.match(line) else line
 
 
 class OutputSink:
@@ -72,7 +74,8 @@ class OutputSink:
         lines = "".join(f"{OURS}{line}\n" for line in message[:MAX_LINE].splitlines())
         # A message may quote what a guest sent: what is no text is shown as such.
         data = CONTROL.sub(visible, lines.encode(errors="backslashreplace"))
-        with self._writing:
+        # When nobody reads any more, there is nobody to tell.
+        with self._writing, contextlib.suppress(BrokenPipeError):
             write_all(self._descriptors[Stream.STDERR], data)
 
     def finish(self) -> None:
