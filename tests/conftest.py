@@ -8,6 +8,8 @@ from collections.abc import Generator
 import pytest
 
 REQUIRE = "METAFLOW_SANDBOX_TESTS_REQUIRE"
+# The contract's word for what a backend does not claim to do; its refusal is a test of its own.
+UNDECLARED = "declares no "
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -15,7 +17,9 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, None]:
     """Turn a skip into a failure where METAFLOW_SANDBOX_TESTS_REQUIRE=all."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]  # pluggy's Result
-    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get(REQUIRE) == "all":
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if not report.skipped or hasattr(report, "wasxfail") or os.environ.get(REQUIRE) != "all":
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if UNDECLARED not in reason:
         report.outcome = "failed"
         report.longrepr = f"{REQUIRE}=all, and this part cannot run here: {reason}"
