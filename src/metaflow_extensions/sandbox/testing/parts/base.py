@@ -72,7 +72,7 @@ class Reader:
 
     def __init__(self, process: Process, patience: float) -> None:
         self._process, self._patience = process, patience
-        self._chunks = process.output()
+        self._chunks = Task(process.output, patience).result()
         self._written: dict[Stream, bytes] = {Stream.STDOUT: b"", Stream.STDERR: b""}
 
     @property
@@ -165,6 +165,7 @@ class ContractBase:
                 monkeypatch.setenv(variable, name)
             monkeypatch.setattr(tempfile, "tempdir", name)
             files = Path(name)
+            files.chmod(0o711)  # what is mounted from here may be entered by another user
             before = leaks.Snapshot.take(files, self.keeps)
             backend: Backend = request.getfixturevalue("backend")
             self.features, self.isolation = backend.features, backend.isolation
