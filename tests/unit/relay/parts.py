@@ -31,6 +31,7 @@ from metaflow_extensions.sandbox.relay.vetting import ArtifactPolicy
 IDENTITY = TaskIdentity("Flow", "12", "train", "7", 1)
 STORE = "local@/data"
 OTHER_STORE = "local@/older"
+CARDS = "local@/data/mf.cards"
 OWN = "Flow/12/train/7"
 INPUT = "Flow/12/start/3"
 WAIT = 10.0  # seconds, for what takes none
@@ -102,6 +103,7 @@ class RememberingServices:
         self.storages = {
             STORE: DirectoryStorage(root / "data"),
             OTHER_STORE: DirectoryStorage(root / "older"),
+            CARDS: DirectoryStorage(root / "data" / "mf.cards"),
         }
         self.calls: list[tuple[Any, ...]] = []
         self.objects: Any = {"found": True}
@@ -258,7 +260,8 @@ class Bench:
             lambda: self.services,
             self.observer,
             self.intake,
-            {STORE: True, OTHER_STORE: False},
+            STORE,
+            {STORE: True, CARDS: True, OTHER_STORE: False},
             secrets,
             facts or {},
             self.limits,

@@ -31,6 +31,7 @@ from metaflow_extensions.sandbox.relay.server import MAX_ENTRIES
 from metaflow_extensions.sandbox.relay.services import Limits, SecretSource
 
 from .parts import (
+    CARDS,
     IDENTITY,
     INPUT,
     OTHER_STORE,
@@ -404,6 +405,21 @@ def test_other_storages(bench: Bench, guest: Guest, store: str) -> None:
         assert refused(bench, guest.ask(verb="is_file", store=store, paths=[OWN + "/1.x"]))
         assert refused(bench, guest.ask(verb="load", store=store, path=OWN + "/1.x"))
     assert refused(bench, guest.save(OWN + "/1.x", b"", store=store))
+
+
+def test_cards_and_results_do_not_mix(bench: Bench, guest: Guest) -> None:
+    """Guards against results, or the mark that completes them, where the scheduler does not look."""
+    key = save_blob(guest, b"x")
+    for path, content, meta in (
+        (f"{OWN}/1.data.json", document({"x": key}), None),
+        (f"{OWN}/1.DONE.lock", b"", None),
+        (blob_path(b"y"), gzip.compress(b"y"), PACKED),
+    ):
+        assert refused(bench, guest.save(path, content, meta, store=CARDS))
+    card = "Flow/runs/12/steps/train/tasks/7/cards/default-1.html"
+    assert guest.save(card, b"<html>", store=CARDS) == {}
+    assert bench.services.storages[CARDS].saved == [card]
+    assert not bench.intake.done
 
 
 def test_the_storage_of_an_older_run(bench: Bench, guest: Guest) -> None:

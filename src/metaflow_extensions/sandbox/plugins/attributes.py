@@ -39,7 +39,7 @@ class InvalidAttribute(ValueError):
 def _number(value: Any, unit: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number) or number <= 0:
         raise InvalidAttribute(f"is a number of {unit} above 0, such as {unit_example(unit)}")
@@ -73,9 +73,9 @@ def count(value: Any) -> int:
     """A count, 0 allowed."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if isinstance(value, bool) or number < 0 or number != int(number):
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number) or number < 0 or number != int(number):
         raise InvalidAttribute("is a whole number, 0 or more")
     return int(number)
 

@@ -38,8 +38,9 @@ MAX_ENTRIES = 100_000  # of one listing
 class TaskRelay:
     """The relay of one attempt of one task; every connection that comes through its channel is it.
 
-    ``services`` may take a moment the first time: Metaflow is being imported. ``stores`` maps the
-    storages that the task may name to whether it may write there; ``secrets`` are those that
+    ``services`` may take a moment the first time: Metaflow is being imported. ``datastore`` is where the
+    task's results go, as TYPE@ROOT; ``stores`` maps all storages that it may name to whether it may write
+    there; ``secrets`` are those that
     its step declares; ``facts`` are the metadata fields whose values the launcher knows.
     """
 
@@ -47,6 +48,7 @@ class TaskRelay:
     services: Callable[[], Services]
     witness: Witness
     intake: Intake
+    datastore: str
     stores: Mapping[str, bool]
     secrets: Sequence[SecretSource] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -222,6 +224,8 @@ class TaskRelay:
             store, path = self._store(header, writing=True), text(header, "path")
             metadata, overwrite = optional_mapping(header, "meta"), header.get("overwrite") is True
             kind = self.policy.writing(path)
+            if kind is not Kind.CARD and store != self.datastore:
+                raise RelayError(f"write to {path!r}: results go to the run's own datastore")
             storage = self.services().storage(store)
             self.intake.receive(storage, kind, path, chunks, metadata, overwrite=overwrite)
         finally:
@@ -286,7 +290,7 @@ class TaskRelay:
         ]
         for entry in entries:
             name = check_name("the artifact", str(entry["name"]))
-            if not self.stores.get(f"{entry['ds_type']}@{entry['ds_root']}") or entry["url"] is not None:
+            if f"{entry['ds_type']}@{entry['ds_root']}" != self.datastore or entry["url"] is not None:
                 raise RelayError(f"the artifact {name!r} in another storage than the task's")
             # Metaflow's client unpickles what is registered, and only what was handed in was vetted.
             if self.intake.accepted.get(name) != (entry["sha"], entry["type"]):

@@ -170,6 +170,14 @@ class TaskRun:
             log.exception("%s", self._task.identity.key)
             self._sink.say(f"the sandbox could not be made or read: {error}")
             outcome = Outcome(1)
+        except Exception as error:
+            # A backend is foreign code, and its shim must not wait for an answer in vain.
+            log.exception("%s", self._task.identity.key)
+            self._sink.say(
+                f"The backend {self._task.backend} failed with {type(error).__name__}: {error}. "
+                "That is no failure that it should show: report it to the backend's authors."
+            )
+            outcome = Outcome(1)
         return outcome
 
     def _execute(self) -> Outcome:
@@ -210,6 +218,7 @@ class TaskRun:
                 self._run.limits,
                 ArtifactPolicy(settings.artifacts, tuple(settings.artifact_globals)),
             ),
+            settings.datastore,
             task.storages,
             task.secrets,
             launcher_facts(settings.datastore, task.env),
