@@ -18,17 +18,19 @@ SANDBOX_EXECUTABLE = from_conf("SANDBOX_EXECUTABLE")
 SANDBOX_DATASTORE_ACCESS = from_conf("SANDBOX_DATASTORE_ACCESS")
 SANDBOX_BACKEND_OPTIONS = from_conf("SANDBOX_BACKEND_OPTIONS")
 
+# Numbers are text until they are used: Metaflow answers one that is none with a traceback, at import.
+
 # How often a sandbox that failed before user code ran is made again.
-SANDBOX_MAX_INFRA_RETRIES = from_conf("SANDBOX_MAX_INFRA_RETRIES", 2)
+SANDBOX_MAX_INFRA_RETRIES = from_conf("SANDBOX_MAX_INFRA_RETRIES", "2")
 # "any", or "vetted": only artifacts made of allow-listed classes leave a sandbox.
 SANDBOX_ARTIFACTS = from_conf("SANDBOX_ARTIFACTS", "any")
 # More classes for "vetted", comma-separated: "pandas.*,mypackage.Model".
 SANDBOX_ARTIFACT_GLOBALS = from_conf("SANDBOX_ARTIFACT_GLOBALS", "")
 # Limits of one task, in MiB: an artifact once inflated, everything sent, output passed on, code.
-SANDBOX_MAX_ARTIFACT = from_conf("SANDBOX_MAX_ARTIFACT", 8 * 1024)
-SANDBOX_MAX_UPLOAD = from_conf("SANDBOX_MAX_UPLOAD", 64 * 1024)
-SANDBOX_MAX_OUTPUT = from_conf("SANDBOX_MAX_OUTPUT", 16)
-SANDBOX_MAX_CODE = from_conf("SANDBOX_MAX_CODE", 256)
+SANDBOX_MAX_ARTIFACT = from_conf("SANDBOX_MAX_ARTIFACT", "8192")
+SANDBOX_MAX_UPLOAD = from_conf("SANDBOX_MAX_UPLOAD", "65536")
+SANDBOX_MAX_OUTPUT = from_conf("SANDBOX_MAX_OUTPUT", "16")
+SANDBOX_MAX_CODE = from_conf("SANDBOX_MAX_CODE", "256")
 
 # `spin` would otherwise run a sandboxed step without its sandbox.
 SPIN_ALLOWED_DECORATORS = [*_SPIN_ALLOWED, "sandbox", "bubblewrap", "secrets"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..backends import registry
 from ..backends.interface import Backend
-from ..errors import StartFailed
+from ..errors import UnsupportedOption
 from ..relay.services import Services
 from .protocol import CodeSettings, RunSettings, TaskSettings, decode
 from .reaper import BACKENDS, CLOSING
@@ -93,7 +93,7 @@ class Server:
     def _code_directory(self) -> Path:
         code = self._code.result()
         if code.error:
-            raise StartFailed(code.error)
+            raise UnsupportedOption(code.error)
         return Path(code.directory)
 
     def _accept(self) -> None:

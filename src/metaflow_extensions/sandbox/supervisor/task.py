@@ -286,8 +286,20 @@ class TaskRun:
         # A step may exit with such a number, too: only where the guest says nothing is it a signal's.
         number = self._guest_signal if self._guest_ended else code - 128
         if number in signal.valid_signals() and number == code - 128:
+            if number == signal.SIGKILL:
+                self._sink.finish()
+                self._sink.say(self._why_killed())
             return Outcome(code, number)
         return Outcome(code)
+
+    def _why_killed(self) -> str:
+        memory = self._task.spec.memory
+        if memory is not None:
+            return (
+                f"The step was killed, most likely for using more than its {memory} MiB of memory: "
+                "memory= sets the limit."
+            )
+        return "The step was killed: by something in it, or because this machine ran out of memory."
 
     # --- what is asked of the backend ---------------------------------------------------------
 
