@@ -20,7 +20,6 @@ TASK_FACTS = (
     "attempt",
     "index",
     "exception",
-    "artifacts",
     "private",
     "stdout",
     "stderr",
@@ -83,29 +82,40 @@ def run_both_ways(
     *arguments: str,
     files: Mapping[str, bytes] | None = None,
     env: Mapping[str, str] | None = None,
-    sandboxed: Sequence[str] = SANDBOXED,
+    reading: Mapping[str, str] | None = None,
 ) -> BothWays:
-    """Run file ``name`` with class ``flow`` twice at once, in directories of their own."""
+    """Run file ``name`` with class ``flow`` twice at once, in directories of their own.
+
+    ``reading`` is the environment in which the Client reads the runs; the runs' own when not given.
+    """
 
     def run(kind: str) -> Recorded:
         script = place(name, directory / kind, files or {})
-        options = sandboxed if kind == "sandboxed" else ()
-        return record(run_flow(script, "run", *options, *arguments, env=env), flow, env)
+        options = SANDBOXED if kind == "sandboxed" else ()
+        process = run_flow(script, "run", *options, *arguments, env=env)
+        return record(process, flow, env if reading is None else reading)
 
     with ThreadPoolExecutor(2) as pool:
         plain, other = pool.map(run, ("plain", "sandboxed"))
     return BothWays(plain, other)
 
 
+def assert_same(both: BothWays) -> None:
+    """The two runs agree in everything that the Client API says, apart from what has to differ."""
+    found = differences(both)
+    assert not found, "plain / sandboxed:\n" + "\n".join(found)
+
+
 def differences(both: BothWays) -> list[str]:
-    """What the Client API says differently of the two runs, apart from what has to differ."""
+    """A line for each fact that is not the same."""
     found = differing("run", both.plain.run, both.sandboxed.run, RUN_FACTS)
     if both.plain.tasks.keys() != both.sandboxed.tasks.keys():
         found.append(f"tasks: {sorted(both.plain.tasks)} / {sorted(both.sandboxed.tasks)}")
     for key in both.plain.tasks.keys() & both.sandboxed.tasks.keys():
         plain, other = both.plain.tasks[key], both.sandboxed.tasks[key]
         found += differing(key, plain, other, TASK_FACTS)
-        found += differing(key, shared_metadata(plain), shared_metadata(other))
+        found += differing(f"{key} metadata", shared_metadata(plain), shared_metadata(other))
+        found += differing(f"{key} artifact", plain["artifacts"], other["artifacts"])
     return found
 
 
@@ -123,7 +133,7 @@ def differing(
 def shared_metadata(task: Mapping[str, Any]) -> dict[str, str]:
     """A task's metadata without what tells of the sandbox and of the place."""
     return {
-        f"metadata {name}": value
+        name: value
         for name, value in task["metadata"].items()
         if not name.startswith("sandbox-") and name not in PLACES
     }

@@ -1,8 +1,11 @@
 """What the Client API says about a run, as JSON; its source is run where the flow ran."""
 
+import hashlib
 import re
 
 from metaflow import DataArtifact, Run, namespace
+
+LONG = 5000  # characters; of a longer value only the hash is told
 
 
 def describe(pathspec, wanted=None):
@@ -20,12 +23,14 @@ def describe(pathspec, wanted=None):
         # A traceback's paths, and how an object is shown that has no repr of its own.
         text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+", "<time>", text)
         text = re.sub(r'File "[^"]*/([^/"]+)"', r'File "\1"', text)
+        text = re.sub(r"\b[0-9a-f]{32}\b", "<uuid>", text)
         return re.sub(r" at 0x[0-9a-f]+", " at <address>", text)
 
     def value(data):
         if isinstance(data, (set, frozenset)):
             return f"{type(data).__name__}({sorted(map(repr, data))})"
-        return neutral(repr(data))
+        text = neutral(repr(data))
+        return text if len(text) < LONG else f"{text[:40]}… {hashlib.sha1(text.encode()).hexdigest()}"
 
     def lines(text):
         return [neutral(line) for line in text.splitlines() if not line.startswith("[sandbox]")]
@@ -57,7 +62,7 @@ def describe(pathspec, wanted=None):
                 "stdout": lines(task.stdout),
                 "stderr": lines(task.stderr),
                 "sandbox_lines": [line for line in task.stderr.splitlines() if line.startswith("[sandbox]")],
-                "metadata": {name: neutral(str(text)) for name, text in metadata.items()},
+                "metadata": {neutral(name): neutral(str(text)) for name, text in metadata.items()},
                 "tags": sorted(task.user_tags),
                 "parents": sorted(parent.split("/")[2] for parent in task.parent_task_pathspecs),
             }

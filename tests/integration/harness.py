@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,9 @@ def flow_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("METAFLOW_", "AWS_", "PYTEST_"))
     }
-    return {**kept, "METAFLOW_USER": "tester", **(extra or {})}
+    # Metaflow's own default, in /tmp, belongs to whoever used it first.
+    cache = Path(tempfile.gettempdir(), f"metaflow_client-{os.getuid()}")
+    return {**kept, "METAFLOW_USER": "tester", "METAFLOW_CLIENT_CACHE_PATH": str(cache), **(extra or {})}
 
 
 def place_flow(name: str, directory: Path) -> Path:

@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from .both_ways import BothWays, Recorded, differences, run_both_ways
+from .both_ways import BothWays, Recorded, assert_same, run_both_ways
 
 BYTES = bytes(range(256))
 LABEL = "spaced ünïcode 'quoted' \"label\" --with $HOME"
@@ -25,7 +25,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> BothWays:
 
 def test_transitions_give_the_same_run(graph: BothWays) -> None:
     """Guards every fact of a run with branches, foreaches, joins, a switch and a loop."""
-    assert not differences(graph)
+    assert_same(graph)
     assert graph.sandboxed.run["successful"]
     assert ran_inside(graph.sandboxed)
 
@@ -80,7 +80,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> BothWays:
 
 def test_inputs_give_the_same_run(inputs: BothWays) -> None:
     """Guards every fact of a run with parameters, files, configurations, a project and tags."""
-    assert not differences(inputs)
+    assert_same(inputs)
     assert inputs.sandboxed.run["successful"]
     assert ran_inside(inputs.sandboxed)
 
@@ -139,7 +139,7 @@ def decorated(tmp_path_factory: pytest.TempPathFactory) -> BothWays:
 
 def test_decorators_give_the_same_run(decorated: BothWays) -> None:
     """Guards every fact of a run whose steps fail, retry, are caught, time out and are provided for."""
-    assert not differences(decorated)
+    assert_same(decorated)
     assert decorated.sandboxed.run["successful"]
     assert ran_inside(decorated.sandboxed)
 

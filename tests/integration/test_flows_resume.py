@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .both_ways import SANDBOXED, BothWays, Recorded, differences, place, record
+from .both_ways import SANDBOXED, BothWays, Recorded, assert_same, place, record
 from .harness import FlowRun, run_flow
 
 BROKEN = {"BROKEN": "yes"}
@@ -41,7 +41,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> BothWays:
 
 def test_resume_gives_the_same_run(resumed: BothWays) -> None:
     """Guards every fact of a resumed run, those of the tasks that were taken over among them."""
-    assert not differences(resumed)
+    assert_same(resumed)
     assert resumed.sandboxed.run["successful"]
     assert resumed.sandboxed.value("end", "word") == "'ABC'"
     assert resumed.sandboxed.value("end", "origin") == "True"

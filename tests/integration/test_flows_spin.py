@@ -30,7 +30,8 @@ class Spun:
     def artifacts(self, step: str, process: FlowRun) -> dict[str, object]:
         """Artifacts of a task that was spun, read with Metaflow's Client."""
         script = (
-            "import json\nfrom metaflow import Step, inspect_spin, namespace\ninspect_spin('.')\nnamespace(None)\n"
+            "import json\nfrom metaflow import Step, inspect_spin, namespace\n"
+            "inspect_spin('.')\nnamespace(None)\n"
             f"task = Step('SpinFlow/{spun_id(process)}/{step}').task\n"
             "print(json.dumps({a.id: a.data for a in task if a.id != 'pathspec'}, default=repr))"
         )
@@ -106,7 +107,8 @@ def test_runner_spins(spun: Spun) -> None:
     """Guards Runner.spin."""
     script = f"""
 from metaflow import Runner
-with Runner("spin_flow.py", show_output=False).spin("SpinFlow/{spun.run.run_id}/body/{spun.body}", persist=True) as spun:
+pathspec = "SpinFlow/{spun.run.run_id}/body/{spun.body}"
+with Runner("spin_flow.py", show_output=False).spin(pathspec, persist=True) as spun:
     print(spun.status, spun.task["result"].data, spun.task["inside"].data)
 """
     assert read_results(spun.flow.parent, script).split() == ["successful", "41", "1"]

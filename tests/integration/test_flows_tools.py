@@ -15,7 +15,8 @@ RUNNER = """
 import json
 from metaflow import Runner, namespace
 namespace(None)
-with Runner("small_flow.py", show_output=False, decospecs=["sandbox"]).run(number=5, tags=["by-runner"]) as first:
+sandboxed = {"show_output": False, "decospecs": ["sandbox"]}
+with Runner("small_flow.py", **sandboxed).run(number=5, tags=["by-runner"]) as first:
     print(json.dumps({
         "status": first.status,
         "total": first.run.data.total,
@@ -24,7 +25,7 @@ with Runner("small_flow.py", show_output=False, decospecs=["sandbox"]).run(numbe
         "sandboxes": first.stderr.count("[sandbox]") + first.stdout.count("[sandbox]"),
         "id": first.run.id,
     }))
-with Runner("small_flow.py", show_output=False, decospecs=["sandbox"]) as runner:
+with Runner("small_flow.py", **sandboxed) as runner:
     again = runner.resume(step_to_rerun="middle", origin_run_id=first.run.id)
     print(json.dumps({
         "status": again.status,

@@ -1,0 +1,65 @@
+"""A proxy before a metadata service that keeps a record of what the service is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+TIMEOUT = 60  # seconds for the service to answer
+HEARTBEAT = re.compile(r"/flows/(\w+)/runs/\w+/steps/(\w+)/tasks/\w+/heartbeat")
+PER_CONNECTION = ("content-length", "transfer-encoding", "connection")
+
+
+@dataclass
+class Recorder:
+    """Where the proxy is, and (method, path) of every request so far."""
+
+    url: str
+    requests: list[tuple[str, str]] = field(default_factory=list)
+
+    def heartbeats(self, flow: str) -> list[str]:
+        """The steps whose tasks' hearts have beaten, once a beat."""
+        found = (HEARTBEAT.search(path) for method, path in list(self.requests) if method == "POST")
+        return [match.group(2) for match in found if match and match.group(1) == flow]
+
+
+@contextlib.contextmanager
+def recording(target: str) -> Iterator[Recorder]:
+    """A proxy on a port of its own before the service at the URL ``target``."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _pass_on(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            recorder.requests.append((self.command, self.path))
+            connection = http.client.HTTPConnection(target.removeprefix("http://"), timeout=TIMEOUT)
+            connection.request(self.command, self.path, body, dict(self.headers.items()))
+            answer = connection.getresponse()
+            content = answer.read()
+            connection.close()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in PER_CONNECTION:
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_PATCH = do_PUT = _pass_on  # noqa: N815 -- named by the base class
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        recorder = Recorder(f"http://127.0.0.1:{server.server_address[1]}")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield recorder
+        finally:
+            server.shutdown()
+            thread.join()
