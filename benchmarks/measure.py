@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import TypeVar
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+TIMEOUT = 300  # seconds; a flow that takes longer hangs
 FLOWS = Path(__file__).with_name("flows")
 
 T = TypeVar("T")
@@ -98,6 +99,7 @@ def run_flow(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        timeout=TIMEOUT,
         check=False,
     )
     seconds = perf_counter() - start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from metaflow import metaflow_config
 from metaflow.decorators import StepDecorator
@@ -13,7 +13,9 @@ from metaflow.plugins.timeout_decorator import get_run_time_limit_for_task
 
 from ..errors import SandboxError
 from .attributes import ATTRIBUTES, InvalidAttribute, parse
-from .launch import RunLaunch, StepOptions
+
+if TYPE_CHECKING:
+    from .launch import StepOptions
 
 INSIDE_GUEST = "METAFLOW_SANDBOX_GUEST"
 # Seconds that a step has beyond its @timeout, whose own alarm is what @catch and @retry have to see.
@@ -148,6 +150,9 @@ class SandboxDecorator(StepDecorator):
         """Start the run's supervisor, and refuse what the backend cannot do."""
         if not self._active:
             return
+        # Only the scheduler needs it: every other process of Metaflow imports this module, too.
+        from .launch import RunLaunch
+
         try:
             self._launch = RunLaunch.of_run(flow, package, run_id, self._flow_datastore)
             self._options = self._launch.prepare(self._step, self.attributes, self._asked_by_name)
