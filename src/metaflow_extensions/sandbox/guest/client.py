@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -15,6 +16,15 @@ PIPELINED = 64  # unanswered requests at once: their answers fit a socket's buff
 
 class RelayRefused(Exception):
     """The launcher refused a request, or could not carry it out; the message says why."""
+
+
+@contextlib.contextmanager
+def told_when_closed() -> Iterator[None]:
+    """Say what it means that the relay is closed."""
+    try:
+        yield
+    except (ChannelClosed, ConnectionError) as error:
+        raise RelayRefused("the launcher has closed the relay: the run is over or was cancelled") from error
 
 
 class Connection:
@@ -34,14 +44,16 @@ class Connection:
     def call(self, verb: str, **arguments: Any) -> Dict[str, Any]:
         """One request and its answer. Raises RelayRefused when it is refused."""
         arguments["verb"] = verb
-        self.writer.write(encode_frame(arguments))
+        with told_when_closed():
+            self.writer.write(encode_frame(arguments))
         self.collect(0)
         return self._answer()
 
     def send(self, header: Dict[str, Any], source: BinaryIO) -> None:
         """Queue a request with the bytes of ``source`` behind it; ``collect`` takes its answer."""
-        self.writer.write(encode_frame(header))
-        write_stream(self.writer, source)
+        with told_when_closed():
+            self.writer.write(encode_frame(header))
+            write_stream(self.writer, source)
         self._unanswered += 1
         if self._unanswered >= PIPELINED:
             self.collect(PIPELINED // 2)
@@ -56,13 +68,9 @@ class Connection:
                 self.refused.append(error)
 
     def _answer(self) -> Dict[str, Any]:
-        self.writer.flush()
-        try:
+        with told_when_closed():
+            self.writer.flush()
             header, _ = read_frame(self.reader)
-        except (ChannelClosed, ConnectionError) as error:
-            raise RelayRefused(
-                "the launcher has closed the relay: the run is over or was cancelled"
-            ) from error
         if "error" in header:
             raise RelayRefused(str(header["error"]))
         return header
