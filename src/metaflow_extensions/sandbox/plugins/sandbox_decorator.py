@@ -10,6 +10,7 @@ from metaflow import metaflow_config
 from metaflow.decorators import StepDecorator
 from metaflow.exception import METAFLOW_EXIT_DISALLOW_RETRY, MetaflowException
 from metaflow.plugins.timeout_decorator import get_run_time_limit_for_task
+from metaflow.unbounded_foreach import UBF_CONTROL
 
 from ..errors import SandboxError
 from .attributes import ATTRIBUTES, InvalidAttribute, parse
@@ -27,6 +28,11 @@ NOT_IN_A_SANDBOX = """\
 The step *{step}* is marked @{name} and this process is in no sandbox, so its code is not run.
 A step is put into its sandbox by `run`, `resume` and `spin`. Argo Workflows, Step Functions, Airflow \
 and a plain `step` command do not do that: remove @{name} from the step to run it there without one.
+"""
+
+SEVERAL_TASKS = """\
+Step *{step}* is marked @{name}, and its first task starts the others (@parallel or an unbounded foreach): \
+a sandbox holds one task only. Leave @{name} off this step, and mark the other steps instead of using --with.\
 """
 
 
@@ -126,6 +132,8 @@ class SandboxDecorator(StepDecorator):
                 raise SandboxException(
                     f"Step *{step}* is marked @{self.name} and @{other.name}: use one of them."
                 )
+            if getattr(other, "IS_PARALLEL", False) and self._active:
+                raise SandboxException(SEVERAL_TASKS.format(step=step, name=self.name))
             if other.name == "resources":
                 self._merge_resources(other.attributes)
 
@@ -166,6 +174,8 @@ class SandboxDecorator(StepDecorator):
         """Put the shim in the task's place. The fallback of @catch runs no user code, so it stays outside."""
         if not self._active or retry_count > max_user_code_retries:
             return
+        if ubf_context == UBF_CONTROL:
+            raise SandboxException(SEVERAL_TASKS.format(step=self._step, name=self.name))
         options: StepOptions = self._options
         try:
             self._launch.hijack(cli_args, self._step, options, self._decorators, self._limit())
