@@ -12,9 +12,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from ..errors import StartFailed
 from ..supervisor import protocol
 from ..supervisor.protocol import CodeSettings, RunSettings, TaskSettings
 from ..supervisor.reaper import clean
+from .code_package import CodeTooLarge
 
 SUPERVISOR = Path(protocol.__file__).with_name("main.py")
 SHIM = Path(protocol.__file__).with_name("shim.py")
@@ -64,11 +66,23 @@ class SupervisorLink:
         clean(self._directory)
 
     def _start(self) -> None:
+        try:
+            self._start_process()
+        except OSError as error:
+            raise StartFailed(
+                f"The supervisor of this run's sandboxes cannot be started: {error}. It needs a writable "
+                "temporary directory with some free space: set TMPDIR"
+            ) from error
+        self._copier = threading.Thread(target=self._copy, args=(self._directory / "code",), daemon=True)
+        self._copier.start()
+
+    def _start_process(self) -> None:
         self._directory = run_directory()
         self._socket_path = self._directory / "control"
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
             control.bind(str(self._socket_path))
             control.listen(128)
+            settings = protocol.encode(self._settings(str(self._directory), control.fileno()))
             reader, self._lifeline = os.pipe()
             try:
                 self._process = subprocess.Popen(
@@ -81,16 +95,16 @@ class SupervisorLink:
                 )
             finally:
                 os.close(reader)
-            self._send(protocol.encode(self._settings(str(self._directory), control.fileno())))
-        self._copier = threading.Thread(target=self._copy, args=(self._directory / "code",), daemon=True)
-        self._copier.start()
+            self._send(settings)
 
     def _copy(self, target: Path) -> None:
         error = None
         try:
             self._copy_code(target)
-        except (OSError, ValueError) as failure:
+        except CodeTooLarge as failure:
             error = str(failure)
+        except Exception as failure:  # noqa: BLE001 -- Metaflow's own packaging; the tasks that wait are told
+            error = f"The flow's code cannot be copied: {type(failure).__name__}: {failure}"
         try:
             self._send(protocol.encode(CodeSettings(str(target), error)))
         except BrokenPipeError:

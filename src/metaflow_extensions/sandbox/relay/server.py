@@ -181,7 +181,9 @@ class TaskRelay:
             raise
         except Exception as error:  # noqa: BLE001 -- the providers' own errors are theirs to name
             self.witness.failed(verb or "", error)
-            return encode_frame({"error": f"{type(error).__name__}: {str(error)[:MAX_ERROR]}"})
+            return encode_frame(
+                {"error": f"{verb} failed on the launcher: {type(error).__name__}: {str(error)[:MAX_ERROR]}"}
+            )
 
     def _store(self, header: Header, *, writing: bool = False) -> str:
         name = text(header, "store")

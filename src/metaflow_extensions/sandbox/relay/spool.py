@@ -23,12 +23,20 @@ class Spool:
 
     def write(self, chunk: bytes) -> None:
         """Append ``chunk``. Raises OSError when the disk is full."""
+        try:
+            self._write(chunk)
+        except OSError as error:
+            # The file has no name that could say where it is.
+            reason = f"{error.strerror}; free some space there, or set TMPDIR"
+            raise OSError(error.errno, reason, str(self._directory)) from error
+        self.size += len(chunk)
+
+    def _write(self, chunk: bytes) -> None:
         if isinstance(self.file, io.BytesIO) and self.size + len(chunk) > IN_MEMORY:
             on_disk: BinaryIO = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 -- closed by __exit__
-            on_disk.write(self.file.getbuffer())
-            self.file = on_disk
+            in_memory, self.file = self.file, on_disk
+            on_disk.write(in_memory.getbuffer())
         self.file.write(chunk)
-        self.size += len(chunk)
 
     def rewind(self) -> BinaryIO:
         """The file, at its start."""

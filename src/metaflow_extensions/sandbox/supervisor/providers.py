@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -147,8 +147,13 @@ class StreamingSaves:
                             Path(copy.name).rename(target)
                         else:
                             Path(copy.name).unlink()
-                except BaseException:
+                except BaseException as error:
+                    # On a full disk closing fails, too, and says less.
+                    with suppress(OSError):
+                        copy.close()
                     Path(copy.name).unlink()
+                    if isinstance(error, OSError):
+                        raise OSError(error.errno, error.strerror, str(target)) from error
                     raise
 
 

@@ -181,6 +181,8 @@ def serve(line: bytes, word: int) -> None:
         # Messages quote guests.
         errors="backslashreplace",
     )
+    # A log that cannot be written, on a full disk, is nothing to print tracebacks about.
+    logging.raiseExceptions = False
     # A guest has up to 64 connections, each of which may hold two files: the soft limit is often 1,024.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
