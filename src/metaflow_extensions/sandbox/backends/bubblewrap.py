@@ -59,7 +59,7 @@ class BubblewrapBackend:
             raise BackendUnavailable(bwrap_diagnosis.explain(said, host))
 
     def open(self, spec: SandboxSpec) -> BubblewrapSandbox:
-        """Prepare a sandbox; nothing runs yet. Raises UnsupportedOption or BackendUnavailable."""
+        """Prepare a sandbox; nothing runs yet. Raises UnsupportedOption, BackendUnavailable or StartFailed."""
         check_options(spec, self, _NAME)
         if spec.options:
             raise UnsupportedOption(
@@ -70,7 +70,12 @@ class BubblewrapBackend:
             checked(mount.target, [*spec.mounts[:number], *spec.mounts[number + 1 :]], roots)
             check_source(mount, foreign_uid=os.geteuid() == 0)
         binary = bwrap_binary.find()
-        state = LocalState.create(base_directory(), spec.labels)
+        try:
+            state = LocalState.create(base_directory(), spec.labels)
+        except OSError as error:
+            raise StartFailed(
+                f"no sandbox can be made in the temporary directory: {error}; free some space there, or set TMPDIR"
+            ) from error
         try:
             return BubblewrapSandbox(binary, spec, state)
         except BaseException:

@@ -70,12 +70,16 @@ class LocalState:
             except FileExistsError:
                 continue
             break
-        for name in ("processes", "files"):
-            (state.directory / name).mkdir()
-        # Written last and moved into place: a directory with a readable info.json is a whole one.
-        draft = state.directory / "info.draft"
-        draft.write_text(json.dumps({"labels": dict(labels), "created": time.time()}))
-        draft.rename(state.directory / "info.json")
+        try:
+            for name in ("processes", "files"):
+                (state.directory / name).mkdir()
+            # Written last and moved into place: a directory with a readable info.json is a whole one.
+            draft = state.directory / "info.draft"
+            draft.write_text(json.dumps({"labels": dict(labels), "created": time.time()}))
+            draft.rename(state.directory / "info.json")
+        except OSError:  # a full disk
+            shutil.rmtree(state.directory)
+            raise
         return state
 
     @classmethod

@@ -37,6 +37,8 @@ def copy_code(package: Any, target: Path, max_size: int) -> None:
     size = 0
     target.mkdir()
     for source, name in user_files(package):
+        if not Path(source).is_file():
+            continue  # a pipe, a link to nowhere or a file that is gone again holds no code
         place = target / name
         size += Path(source).stat().st_size
         if size > max_size:
