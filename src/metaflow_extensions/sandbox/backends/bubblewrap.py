@@ -59,7 +59,10 @@ class BubblewrapBackend:
             raise BackendUnavailable(bwrap_diagnosis.explain(said, host))
 
     def open(self, spec: SandboxSpec) -> BubblewrapSandbox:
-        """Prepare a sandbox; nothing runs yet. Raises UnsupportedOption, BackendUnavailable or StartFailed."""
+        """Prepare a sandbox; nothing runs yet.
+
+        Raises UnsupportedOption, BackendUnavailable, or StartFailed on a full disk.
+        """
         check_options(spec, self, _NAME)
         if spec.options:
             raise UnsupportedOption(
@@ -74,7 +77,8 @@ class BubblewrapBackend:
             state = LocalState.create(base_directory(), spec.labels)
         except OSError as error:
             raise StartFailed(
-                f"no sandbox can be made in the temporary directory: {error}; free some space there, or set TMPDIR"
+                f"no sandbox can be made in the temporary directory: {error}; free some space there, "
+                "or set TMPDIR"
             ) from error
         try:
             return BubblewrapSandbox(binary, spec, state)
