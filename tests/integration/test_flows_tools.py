@@ -39,13 +39,13 @@ from metaflow import Runner, namespace
 namespace(None)
 
 async def main():
-    runner = Runner("small_flow.py", show_output=False, decospecs=["sandbox"])
-    running = [await runner.async_run(number=number) for number in (1, 2)]
-    for one in running:
-        await one.wait()
-    print(json.dumps([[one.status, one.run.data.total] for one in running]))
-    lines = [line async for _, line in running[0].stream_log("stdout")]
-    print(json.dumps(any("out of the middle" in line for line in lines)))
+    with Runner("small_flow.py", show_output=False, decospecs=["sandbox"]) as runner:
+        running = [await runner.async_run(number=number) for number in (1, 2)]
+        for one in running:
+            await one.wait()
+        print(json.dumps([[one.status, one.run.data.total] for one in running]))
+        lines = [line async for _, line in running[0].stream_log("stdout")]
+        print(json.dumps(any("out of the middle" in line for line in lines)))
 
 asyncio.run(main())
 """
