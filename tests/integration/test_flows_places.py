@@ -67,10 +67,7 @@ def without_script_name(both: BothWays) -> BothWays:
 
 
 def test_local_datastore_may_be_anywhere(tmp_path: Path) -> None:
-    """Guards METAFLOW_DATASTORE_SYSROOT_LOCAL, for artifacts, metadata and included files.
-
-    Metaflow keeps cards below the working directory all the same, and so do sandboxed steps.
-    """
+    """Guards METAFLOW_DATASTORE_SYSROOT_LOCAL, and Metaflow's cards, which it does not move."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     env = {"METAFLOW_DATASTORE_SYSROOT_LOCAL": str(elsewhere)}
