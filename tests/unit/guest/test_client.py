@@ -17,7 +17,7 @@ import pytest
 from metaflow_extensions.sandbox.guest.client import ADDRESS_VARIABLE, PIPELINED, RelayClient, RelayRefused
 from metaflow_extensions.sandbox.guest.frames import LENGTHS, encode_frame
 
-from ..relay.parts import INPUT, OWN, PACKED, STORE, Bench, blob_path
+from ..relay.parts import INPUT, OWN, PACKED, STORE, Bench, blob_path, short_directory
 
 
 @pytest.fixture
@@ -28,10 +28,10 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 @pytest.fixture
-def address(bench: Bench, tmp_path: Path) -> Iterator[str]:
+def address(bench: Bench) -> Iterator[str]:
     """Where the relay listens."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "relay"))
+    with short_directory() as place, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place / "relay"))
         listener.listen(64)
 
         def accept() -> None:
@@ -43,7 +43,7 @@ def address(bench: Bench, tmp_path: Path) -> Iterator[str]:
 
         thread = threading.Thread(target=accept, daemon=True)
         thread.start()
-        yield f"unix:{tmp_path / 'relay'}"
+        yield f"unix:{place / 'relay'}"
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
 
@@ -174,10 +174,10 @@ def test_a_relay_that_closes(bench: Bench, client: RelayClient) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"\0" * 5, LENGTHS.pack(10, 0), encode_frame({"x": 1})[:-1]])
-def test_a_relay_that_dies_in_the_middle(tmp_path: Path, answer: bytes) -> None:
+def test_a_relay_that_dies_in_the_middle(answer: bytes) -> None:
     """Guards against half an answer passing as one."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "relay"))
+    with short_directory() as place, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place / "relay"))
         listener.listen()
 
         def serve() -> None:
@@ -189,5 +189,5 @@ def test_a_relay_that_dies_in_the_middle(tmp_path: Path, answer: bytes) -> None:
         thread = threading.Thread(target=serve)
         thread.start()
         with pytest.raises(RelayRefused, match="closed the relay"):
-            RelayClient(f"unix:{tmp_path / 'relay'}").call("heartbeat")
+            RelayClient(f"unix:{place / 'relay'}").call("heartbeat")
         thread.join()

@@ -17,7 +17,7 @@ from metaflow_extensions.sandbox import guest
 from metaflow_extensions.sandbox.guest.client import ADDRESS_VARIABLE
 from metaflow_extensions.sandbox.guest.run import copy_code
 
-from ..relay.parts import WAIT, Bench, settle
+from ..relay.parts import WAIT, Bench, settle, short_directory
 
 BOOTSTRAP = Path(guest.__file__).with_name("bootstrap.py")
 
@@ -61,11 +61,12 @@ class Launcher:
 
 
 @pytest.fixture
-def launcher(tmp_path: Path) -> Iterator[Launcher]:
-    made = Launcher(tmp_path)
-    yield made
-    made.bench.relay.close()
-    made.listener.close()
+def launcher() -> Iterator[Launcher]:
+    with short_directory() as place:
+        made = Launcher(place)
+        yield made
+        made.bench.relay.close()
+        made.listener.close()
 
 
 def finish(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:

@@ -8,6 +8,7 @@ import io
 import json
 import pickle
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -280,6 +281,13 @@ class Bench:
         """Return an object of the storage."""
         file = self.storage.root / path
         return file.read_bytes() if file.exists() else None
+
+
+@contextmanager
+def short_directory() -> Iterator[Path]:
+    """A directory whose path leaves room for a socket in it."""
+    with tempfile.TemporaryDirectory(prefix="sandbox-", dir="/tmp") as place:
+        yield Path(place)
 
 
 def sha1(content: bytes) -> str:

@@ -21,7 +21,9 @@ from .code_package import CodeTooLarge
 SUPERVISOR = Path(protocol.__file__).with_name("main.py")
 SHIM = Path(protocol.__file__).with_name("shim.py")
 CLOSE_WAIT = 25.0  # seconds for the supervisor and its reaper, which are bounded themselves
-MAX_SOCKET_PATH = 100  # bytes; Linux allows 107
+MAX_SOCKET_PATH = 107  # bytes
+# The longest path of a socket below the directory for temporary files: a task's relay.
+LONGEST = len("/metaflow-sandbox-run-12345678/t0123456789abcdef-0123456789abcdef/relay")
 
 
 class SupervisorLink:
@@ -122,6 +124,6 @@ class SupervisorLink:
 def run_directory() -> Path:
     """A new private directory, at a path short enough for sockets in it."""
     place = tempfile.gettempdir()
-    if len(os.fsencode(place)) > MAX_SOCKET_PATH - 40:
+    if len(os.fsencode(place)) > MAX_SOCKET_PATH - LONGEST:
         place = "/tmp"
     return Path(tempfile.mkdtemp(prefix="metaflow-sandbox-run-", dir=place))

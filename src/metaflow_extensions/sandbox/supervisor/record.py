@@ -16,8 +16,8 @@ class TaskRecord:
 
     def __init__(self) -> None:
         self._times = {"requested": time.monotonic()}
-        self._peak_memory: float | None = None
-        self._cpu_time: float | None = None
+        self._by_guest: Mapping[str, float | None] = {}
+        self._by_backend: Mapping[str, float] = {}
         self.refusals = 0
 
     def mark(self, moment: str) -> None:
@@ -25,13 +25,12 @@ class TaskRecord:
         self._times[moment] = time.monotonic()
 
     def measured(self, peak_memory: float | None, cpu_time: float | None) -> None:
-        """MiB and seconds; what is None is not known here, and leaves what was said before."""
-        self._peak_memory = self._peak_memory if peak_memory is None else peak_memory
-        self._cpu_time = self._cpu_time if cpu_time is None else cpu_time
+        """Take the guest's figures, in MiB and seconds; None is not known."""
+        self._by_guest = {"peak_memory": peak_memory, "cpu_time": cpu_time}
 
     def measured_by_backend(self, stats: Mapping[str, float]) -> None:
-        """Take the backend's figures, which cover the whole sandbox; the guest's only cover the step."""
-        self.measured(stats.get("peak_memory"), stats.get("cpu_time"))
+        """Take the backend's figures, which go before: no step says them, and they cover the sandbox."""
+        self._by_backend = stats
 
     def measurements(self) -> Values:
         """The fields to register once the sandbox is closed."""
@@ -44,10 +43,11 @@ class TaskRecord:
             "close": times["closed"] - times["closing"],
         }
         values = {"sandbox-timings": json.dumps({name: round(value, 4) for name, value in phases.items()})}
-        if self._peak_memory is not None:
-            values["sandbox-peak-memory-mib"] = f"{self._peak_memory:.1f}"
-        if self._cpu_time is not None:
-            values["sandbox-cpu-seconds"] = f"{self._cpu_time:.3f}"
+        figures = {**self._by_guest, **self._by_backend}
+        if figures.get("peak_memory") is not None:
+            values["sandbox-peak-memory-mib"] = f"{figures['peak_memory']:.1f}"
+        if figures.get("cpu_time") is not None:
+            values["sandbox-cpu-seconds"] = f"{figures['cpu_time']:.3f}"
         if self.refusals:
             values["sandbox-refusals"] = str(self.refusals)
         return values

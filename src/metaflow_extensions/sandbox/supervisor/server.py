@@ -76,10 +76,11 @@ class Server:
     def _backend(self, name: str) -> Backend:
         with self._lock:
             if name not in self._backends:
+                backend = registry.load(name)
                 # Before the first sandbox is made: the reaper has to know where to look.
                 with Path(self._settings.directory, BACKENDS).open("a") as record:
                     record.write(f"{name}\n")
-                self._backends[name] = registry.load(name)
+                self._backends[name] = backend
             return self._backends[name]
 
     def _learn(self, settings: RunSettings | TaskSettings | CodeSettings) -> None:
@@ -106,7 +107,7 @@ class Server:
     def _serve_shim(self, shim: socket.socket) -> None:
         try:
             key, argv, out, err = receive_request(shim)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, struct.error) as error:
             log.warning("a shim's request: %s", error)
             shim.close()
             return
@@ -151,13 +152,21 @@ class Server:
 
 
 def receive_request(shim: socket.socket) -> tuple[str, list[str], int, int]:
-    """(key, command, stdout, stderr) of a task. Raises ValueError for anything else."""
+    """(key, command, stdout, stderr) of a task. Raises ValueError or struct.error for anything else."""
     first, descriptors, _flags, _address = socket.recv_fds(shim, 4, 2)
-    if len(descriptors) != 2 or len(first) != 4:
+    try:
+        out, err = descriptors
+        (size,) = struct.unpack("!I", first)
+        key, *argv = receive(shim, size).decode("utf-8", "surrogateescape").split("\0")
+    except (OSError, ValueError, struct.error):
         for descriptor in descriptors:
             os.close(descriptor)
-        raise ValueError("no output was passed along")
-    (size,) = struct.unpack("!I", first)
+        raise
+    return key, argv, out, err
+
+
+def receive(shim: socket.socket, size: int) -> bytes:
+    """So many bytes. Raises ValueError when there are fewer, or too many are announced."""
     if size > MAX_REQUEST:
         raise ValueError("too large")
     body = b""
@@ -166,8 +175,7 @@ def receive_request(shim: socket.socket) -> tuple[str, list[str], int, int]:
         if not part:
             raise ValueError("it ended early")
         body += part
-    key, *argv = body.decode("utf-8", "surrogateescape").split("\0")
-    return key, argv, descriptors[0], descriptors[1]
+    return body
 
 
 def serve(line: bytes, word: int) -> None:

@@ -233,8 +233,10 @@ class TaskRun:
                 return self._in_sandbox(backend, self._sandbox)
             finally:
                 self._record.mark("closing")
-                self._record.measured_by_backend(self._sandbox.stats())
-                self._sandbox.close()
+                try:
+                    self._record.measured_by_backend(self._sandbox.stats())
+                finally:
+                    self._sandbox.close()
                 self._record.mark("closed")
                 self._sink.finish()
                 if self._user_code_started:
