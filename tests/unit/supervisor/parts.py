@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from metaflow_extensions.sandbox import guest
 from metaflow_extensions.sandbox.backends.interface import (
     Command,
     Feature,
@@ -29,7 +30,7 @@ from metaflow_extensions.sandbox.supervisor.watcher import Watcher
 
 from ..relay.parts import IDENTITY, STORE, WAIT, RememberingServices
 
-PACKAGE = Path(__file__).parents[3] / "src" / "metaflow_extensions" / "sandbox"
+PACKAGE = Path(guest.__file__).parents[1]
 
 # What Metaflow does at a task's end, in a few lines.
 FINISH = """
