@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -60,9 +61,9 @@ def files(directory: Path, run_id: str) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def struck(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Struck:
+def struck(tmp_path_factory: pytest.TempPathFactory) -> Struck:
     """One run in which a step tries everything that is refused without ending it."""
-    if worker_id == "master":
+    if "PYTEST_XDIST_WORKER" not in os.environ:
         return strike_and_go_on(tmp_path_factory.mktemp("struck"))
     # The workers of one session share it.
     shared = tmp_path_factory.getbasetemp().parent / "struck"
