@@ -12,13 +12,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .harness import TIMEOUT, FlowRun, flow_command, flow_environment, place_flow
+from .harness import TIMEOUT, FlowRun, flow_environment, place_flow
 
 GONE_WITHIN = 5.0  # seconds until nothing is left of a run; the promise of the project
 POLL = 0.02  # seconds
@@ -47,18 +48,29 @@ class Process:
 class LiveFlow:
     """One ``python FLOW …`` in a session of its own, as a terminal starts it."""
 
-    def __init__(self, flow: Path, root: Path, arguments: tuple[str, ...], env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        flow: Path,
+        root: Path,
+        arguments: tuple[str, ...],
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        prefix: tuple[str, ...] = (),
+    ) -> None:
+        """``prefix`` goes before the command, ``cwd`` is otherwise the flow's own directory."""
         self.root = root
+        cwd = cwd or flow.parent
         self.directory = flow.parent
         self.tmp = root / "tmp"
         self.tmp.mkdir(exist_ok=True)
         # XDG_RUNTIME_DIR would take the place of TMPDIR for the sandboxes' records.
-        environment = {**flow_environment(env), "TMPDIR": str(self.tmp), "XDG_RUNTIME_DIR": ""}
+        environment = {**flow_environment(), "TMPDIR": str(self.tmp), "XDG_RUNTIME_DIR": "", **env}
+        self._mounts = mounts()  # a test's own
         self._log = root / f"output-{time.monotonic_ns()}"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                flow_command(flow, *arguments),
-                cwd=flow.parent,
+                [*prefix, sys.executable, os.path.relpath(flow, cwd), *arguments],
+                cwd=cwd,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -145,7 +157,7 @@ class LiveFlow:
             ours = entry.relative_to(self.tmp).parts[0].startswith("metaflow-") or entry.is_socket()
             if ours and entry != self.tmp / f"metaflow-sandbox-{os.getuid()}":
                 kept.append(f"file {entry}")
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        for line in mounts() - self._mounts:
             if str(self.root) in line:
                 kept.append(f"mount {line}")
         # Unlike rglob, walk takes it that others' cgroups vanish meanwhile.
@@ -200,6 +212,11 @@ ROLES: Mapping[str, Role] = {
         and not process.runs("supervisor/shim.py")
     ),
 }
+
+
+def mounts() -> set[str]:
+    """Lines of this process's table of mounts."""
+    return set(Path("/proc/self/mountinfo").read_text().splitlines())
 
 
 def all_processes() -> Iterator[Process]:

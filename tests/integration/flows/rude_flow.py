@@ -6,8 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from metaflow import FlowSpec, Parameter, step
+
+
+def nothing():
+    """Behave."""
 
 
 def close_stdout():
@@ -90,7 +95,7 @@ def flood():
 
 def fill_disk():
     """Write more than the sandbox may."""
-    with open("large", "wb") as file:
+    with Path("large").open("wb") as file:
         while True:
             file.write(bytes(1 << 20))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -80,6 +81,15 @@ class SupervisorLink:
 
     def _start_process(self) -> None:
         self._directory = run_directory()
+        try:
+            settings = self._start_in_directory()
+        except BaseException:
+            shutil.rmtree(self._directory)
+            raise
+        # From here on the supervisor removes it, whatever happens.
+        self._send(settings)
+
+    def _start_in_directory(self) -> bytes:
         self._socket_path = self._directory / "control"
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
             control.bind(str(self._socket_path))
@@ -97,7 +107,7 @@ class SupervisorLink:
                 )
             finally:
                 os.close(reader)
-            self._send(settings)
+        return settings
 
     def _copy(self, target: Path) -> None:
         error = None
