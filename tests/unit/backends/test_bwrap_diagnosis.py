@@ -45,7 +45,7 @@ def test_linux_is_tried() -> None:
         (
             Host(max_user_namespaces=9, apparmor_restricts=1),
             "setting up uid map: Permission denied",
-            r"AppArmor.*apt install bubblewrap.*'userns,'.*sysctl kernel\.apparmor_restrict_\w+=0",
+            r"AppArmor.*bubblewrap.*'userns,'.*BWRAP_PATH.*sysctl kernel\.apparmor_restrict_\w+=0",
         ),
         (
             Host(container=True),

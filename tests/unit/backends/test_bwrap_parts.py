@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from metaflow_extensions.sandbox.backends import bwrap_binary
+from metaflow_extensions.sandbox.backends import bwrap_binary, bwrap_identity
 from metaflow_extensions.sandbox.backends.bwrap_entries import Entry, Kind, View, mirrored, with_parents
 from metaflow_extensions.sandbox.backends.bwrap_identity import identity, unused
 from metaflow_extensions.sandbox.backends.bwrap_limits import counts_processes_apart, limit, resource_limits
@@ -72,6 +72,14 @@ def test_older_system_binary_is_better_than_none(
             bwrap_binary.find({}, str(tmp_path))
 
 
+def test_setuid_binary_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses options that the walls need, and is root where nobody has to be."""
+    monkeypatch.setattr(bwrap_binary, "bundled", lambda: None)
+    _bwrap(tmp_path, "0.12.0").chmod(0o4755)
+    with pytest.raises(BackendUnavailable, match="there is no bwrap"):
+        bwrap_binary.find({}, str(tmp_path))
+
+
 def test_no_binary_at_all_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first thing that a new user meets."""
     monkeypatch.setattr(bwrap_binary, "bundled", lambda: None)
@@ -93,6 +101,14 @@ def test_root_becomes_a_user_of_its_own() -> None:
     assert min(first.uid, first.gid) > 65535
     assert "--unshare-user" not in first.flags
     assert f"--reuid {first.uid} --regid {first.gid} --clear-groups" in " ".join(first.prefix)
+
+
+def test_root_without_setpriv_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without it the command would run as root."""
+    monkeypatch.setattr(bwrap_identity, "_SYSTEM_PATH", str(tmp_path))
+    with pytest.raises(BackendUnavailable, match="apt install util-linux"):
+        identity("sbx-12345678", euid=0)
+    assert identity("sbx-12345678", euid=1000).uid == 1000
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,14 @@ def test_files_are_copies(tmp_path: Path) -> None:
     source.write_bytes(b"now")
     assert [copy.read_bytes() for copy in copies] == [b"then", b"then"]
     assert stat.S_IMODE(copies[0].stat().st_mode) == 0o755
+
+
+def test_destroying_at_once_leaves_nothing(tmp_path: Path) -> None:
+    """Two cleanings that take files from under each other must not both give up half way."""
+    for _ in range(30):
+        state = LocalState.create(tmp_path, {})
+        for _ in range(20):
+            state.keep_file(Path(__file__))
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(LocalState.destroy, [state] * 4))
+        assert list(tmp_path.iterdir()) == []

@@ -209,7 +209,8 @@ def test_real_virtual_environment(tmp_path: Path, system_site_packages: bool) ->
     options = ["--system-site-packages"] if system_site_packages else []
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", *options, str(place)], check=True)
     code = (
-        "import json; from metaflow_extensions.sandbox.backends.python_env import discover\nfound = discover()\n"
+        "import json; from metaflow_extensions.sandbox.backends.python_env import discover\n"
+        "found = discover()\n"
         "print(json.dumps([str(found.executable), [*map(str, found.roots)], [*map(str, found.path)]]))"
     )
     source = Path(__file__).parents[3] / "src"

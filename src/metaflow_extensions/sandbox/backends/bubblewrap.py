@@ -22,6 +22,7 @@ from .bwrap_limits import counts_processes_apart
 from .bwrap_process import BubblewrapProcess
 from .bwrap_sandbox import BubblewrapSandbox
 from .bwrap_targets import check_source, checked
+from .bwrap_warden import name_of_bwrap, warden
 from .cgroups import available as cgroup_limits
 from .interface import Command, Feature, Isolation, SandboxInfo, SandboxSpec
 from .local_state import LocalState, base_directory
@@ -74,16 +75,20 @@ class BubblewrapBackend:
             check_source(mount, foreign_uid=os.geteuid() == 0)
         binary = bwrap_binary.find()
         try:
-            state = LocalState.create(base_directory(), spec.labels)
+            base = base_directory()
+            state = LocalState.create(base, spec.labels)
         except OSError as error:
             raise StartFailed(
                 f"no sandbox can be made in the temporary directory: {error}; free some space there, "
                 "or set TMPDIR"
             ) from error
+        guard = warden(base)
         try:
-            return BubblewrapSandbox(binary, spec, state)
+            guard.watch(state.id)
+            return BubblewrapSandbox(binary, spec, state, guard)
         except BaseException:
             state.destroy()
+            guard.forget(state.id)
             raise
 
     def list(self, labels: Mapping[str, str]) -> Iterator[SandboxInfo]:
@@ -97,7 +102,7 @@ class BubblewrapBackend:
         """End a sandbox of any process of this user; idempotent."""
         state = LocalState.find(base_directory(), sandbox_id)
         if state:
-            state.destroy()
+            state.destroy(name_of_bwrap(sandbox_id))
 
 
 def _features() -> frozenset[Feature]:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import shutil
+import stat
 import subprocess
 from collections.abc import Mapping
 from functools import cache
@@ -29,6 +30,9 @@ def find(environ: Mapping[str, str] = os.environ, search: str | None = None) -> 
         return Path(chosen).absolute()
     found = shutil.which("bwrap", path=search if search is not None else environ.get("PATH", os.defpath))
     system = Path(found).resolve() if found else None
+    # A setuid one refuses --size, and runs with root's privileges what needs none.
+    if system and system.stat().st_mode & stat.S_ISUID:
+        system = None
     age = version(system) if system else (0,)
     if system and age >= PREFERRED:
         return system

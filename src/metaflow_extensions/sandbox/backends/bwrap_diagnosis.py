@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from .bwrap_binary import CHOICE
 from .bwrap_identity import SETPRIV_REMEDY
 from .seccomp import supported
 
@@ -68,8 +69,8 @@ def _remedy(said: str, host: Host) -> str:
         if host.apparmor_restricts == 1:
             return (
                 "AppArmor keeps programs without a profile from using user namespaces: "
-                "apt install bubblewrap and give its path a profile with the rule 'userns,', or "
-                "sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+                "apt install bubblewrap, give /usr/bin/bwrap a profile with the rule 'userns,' and set "
+                f"{CHOICE} to it, or sysctl kernel.apparmor_restrict_unprivileged_userns=0"
             )
     if host.container:
         return (

@@ -38,6 +38,7 @@ class Launched:
 
 def launch(
     binary: Path,
+    name: str,
     arguments: Callable[[Attachments], tuple[list[str], list[str]]],
     argv: Sequence[str],
     *,
@@ -48,6 +49,7 @@ def launch(
 ) -> Launched:
     """Start a command; returns when the sandbox around it stands.
 
+    ``name`` is what bwrap is called in lists of processes.
     ``arguments`` gives bwrap's own, those of the sandbox and those of the command apart.
     ``spawner`` runs what starts bwrap: bwrap dies with the thread that started it.
     ``before_setup`` is called with the pid of bwrap, ``before_command`` with that of the sandbox's
@@ -68,7 +70,8 @@ def launch(
             fcntl.fcntl(profile_end, fcntl.F_SETPIPE_SZ, len(content))
         process = spawner.submit(
             subprocess.Popen[bytes],
-            [str(binary), "--args", command_file, "--args", str(profile), "--", *argv],
+            [name, "--args", command_file, "--args", str(profile), "--", *argv],
+            executable=str(binary),
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -85,7 +88,9 @@ def launch(
         undo.callback(_abandon, process)
         ends.close(reported, held, profile)
         before_setup(process.pid)
-        os.write(profile_end, content)
+        # A bwrap that ended already has its reasons, which the missing report brings up.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(profile_end, content)
         ends.close(profile_end)
         pid = _first_pid(report)
         first = _pidfd(pid)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from ..errors import SandboxLost, StartFailed, UnsupportedOption
 from .bwrap_launch import Launched
 from .interface import Output, Stream
-from .local_state import wait_until_gone
+from .local_processes import wait_until_gone
 
 _CHUNK = 1 << 16
 _KILLED = 128 + signal.SIGKILL
@@ -85,8 +85,7 @@ class BubblewrapProcess:
         with self._end:
             if self._outcome is None:
                 self._killed = True
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(self._launched.first, signal.SIGKILL)
+                self._kill_first()
 
     def lose(self, reason: str) -> None:
         """End everything as something that the sandbox suffered: ``wait`` raises SandboxLost."""
@@ -120,7 +119,8 @@ class BubblewrapProcess:
         self._launched.process.wait()
         with self._end:
             if self._outcome is None:
-                # bwrap ends with the command; what that left behind ends right after it.
+                # bwrap ends with the command; what that left behind ends now at the latest.
+                self._kill_first()
                 wait_until_gone(self._launched.first)
                 # Orphaned by bwrap, it may have become a child of this process to bury.
                 with contextlib.suppress(ChildProcessError):
@@ -130,6 +130,10 @@ class BubblewrapProcess:
                 os.close(self._launched.status)
                 self._ended()
             return self._outcome
+
+    def _kill_first(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._launched.first, signal.SIGKILL)
 
     def _read_outcome(self) -> int | Exception:
         report = b""

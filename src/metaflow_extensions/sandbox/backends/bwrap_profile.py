@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import StartFailed
@@ -55,10 +55,11 @@ class Profile:
     spec: SandboxSpec
     identity: Identity
     files: Sequence[tuple[Path, PurePosixPath]] = ()
-    network: bool = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "network", self.spec.network == "host")
+    @property
+    def network(self) -> bool:
+        """Whether the host's network is shared."""
+        return self.spec.network == "host"
 
     @property
     def disk(self) -> int:
@@ -121,7 +122,7 @@ class Profile:
     def _file_system(self, attachments: Attachments) -> Iterator[str]:
         shared_memory = min(self.disk, _SHARED_MEMORY_MIB)
         yield from ("--proc", "/proc")
-        # bwrap's own process inside is outside the filter; through its memory a step would be, too.
+        # A normal user's step could write the memory of bwrap's own process inside, and its exit code.
         yield from ("--size", "4096", "--perms", "0555", "--tmpfs", "/proc/1", "--remount-ro", "/proc/1")
         for entry in proc_entries():
             yield from _words(entry, attachments)

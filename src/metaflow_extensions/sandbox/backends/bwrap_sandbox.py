@@ -14,6 +14,7 @@ from .bwrap_limits import counts_processes_apart, limit, resource_limits, sacrif
 from .bwrap_process import BubblewrapProcess
 from .bwrap_profile import Attachments, Profile
 from .bwrap_targets import checked
+from .bwrap_warden import Warden, name_of_bwrap
 from .cgroups import Cgroup
 from .cgroups import available as cgroup_limits
 from .interface import Command, SandboxSpec
@@ -27,11 +28,12 @@ class BubblewrapSandbox:
     of the sandbox's own, because the kernel's parent-death signal watches the thread that spawned.
     """
 
-    def __init__(self, binary: Path, spec: SandboxSpec, state: LocalState) -> None:
+    def __init__(self, binary: Path, spec: SandboxSpec, state: LocalState, warden: Warden) -> None:
         self.id = state.id
         self._binary = binary
         self._spec = spec
         self._state = state
+        self._warden = warden
         self._identity = identity(state.id)
         self._files: list[tuple[Path, PurePosixPath]] = []
         self._processes: list[BubblewrapProcess] = []
@@ -88,6 +90,7 @@ class BubblewrapSandbox:
         try:
             launched = launch(
                 self._binary,
+                name_of_bwrap(self.id),
                 arguments,
                 [*self._identity.prefix, *command.argv],
                 stdin=command.stdin,
@@ -127,6 +130,7 @@ class BubblewrapSandbox:
             if self._cgroup:
                 self._cgroup.remove()
             self._state.destroy()
+            self._warden.forget(self.id)
             self._closed = True
 
     def stats(self) -> Mapping[str, float]:

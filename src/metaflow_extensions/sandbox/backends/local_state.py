@@ -13,9 +13,7 @@ import contextlib
 import json
 import os
 import re
-import select
 import shutil
-import signal
 import stat
 import tempfile
 import time
@@ -25,9 +23,9 @@ from pathlib import Path
 from ..errors import BackendUnavailable, SandboxLost
 from .cgroups import remove_paths
 from .interface import SandboxInfo
+from .local_processes import end, end_named, start_time
 
 _ID = re.compile(r"sbx-[0-9a-f]{8}\Z")
-_GONE_WITHIN = 10.0
 
 
 def base_directory(environ: Mapping[str, str] = os.environ) -> Path:
@@ -111,7 +109,7 @@ class LocalState:
     def record(self, pid: int) -> None:
         """Remember a process that nobody has waited for. Raises SandboxLost when the sandbox is gone."""
         try:
-            (self.directory / "processes" / str(pid)).write_text(_start_time(pid))
+            (self.directory / "processes" / str(pid)).write_text(start_time(pid))
         except FileNotFoundError as error:
             raise SandboxLost(f"sandbox {self.id} was closed or destroyed: open a new one") from error
 
@@ -135,50 +133,26 @@ class LocalState:
         """Remember cgroups, which outlive a launcher that is killed."""
         (self.directory / "groups.json").write_text(json.dumps([str(path) for path in paths]))
 
-    def destroy(self) -> None:
-        """Kill every remembered process and wait for it, remove the cgroups and the directory; idempotent."""
+    def destroy(self, name: str | None = None) -> None:
+        """Kill every remembered process and wait for it, remove the cgroups and the directory; idempotent.
+
+        ``name`` is the first argument of processes that may run without having been remembered.
+        """
         with contextlib.suppress(FileNotFoundError):
             # First, so that a sandbox being destroyed accepts no further process.
             (self.directory / "processes").rename(self.directory / "ending")
         with contextlib.suppress(FileNotFoundError):
             # In order of start: a supervisor of processes that reports their end goes before them.
             for entry in sorted((self.directory / "ending").iterdir(), key=lambda entry: int(entry.name)):
-                _kill(int(entry.name), entry.read_text())
+                end(int(entry.name), entry.read_text())
+        if name:
+            end_named(name)
         with contextlib.suppress(FileNotFoundError):
             remove_paths(map(Path, json.loads((self.directory / "groups.json").read_text())))
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.directory)
-
-
-def _kill(pid: int, started: str) -> None:
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        # Compared after the descriptor is held: from here on it is that process or none.
-        if _start_time(pid) == started:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-            wait_until_gone(process)
-    finally:
-        os.close(process)
-
-
-def wait_until_gone(process: int, seconds: float = _GONE_WITHIN) -> bool:
-    """Whether the process behind a pidfd, and for a namespace's first process all in it, ended in time."""
-    waiting = select.poll()
-    waiting.register(process, select.POLLIN)
-    return bool(waiting.poll(seconds * 1000))
-
-
-def _start_time(pid: int) -> str:
-    """Field 22 of /proc/PID/stat, in clock ticks since boot; empty when there is no such process."""
-    try:
-        # The command name, in brackets, may itself hold brackets and spaces.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+        # Two that destroy it at once take files from under each other.
+        while self.directory.exists():
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self.directory)
 
 
 def _owner(directory: str) -> int | None:

@@ -1,0 +1,105 @@
+"""A process that outlives a killed launcher for as long as it takes to end the launcher's sandboxes.
+
+bwrap dies with the thread that started it, but what it starts while it sets up a sandbox does not
+yet: a launcher killed in those milliseconds would leave a command running. The warden holds one
+end of a pipe, hears of every sandbox that is opened and closed, and at the end of the pipe destroys
+those that are still open, with their directories and cgroups.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+_PACKAGES = Path(__file__).parents[3]
+# A shell waits, since most wardens are ended before they have anything to do; Python is started for the rest.
+_WAIT = 'heard=; while read -r line; do heard="$heard $line"; done; exec "$@" $heard'
+_PROGRAM = f"import sys; sys.path.insert(0, sys.argv[1]); from {__name__} import main; main(*sys.argv[2:])"
+_THEN = (sys.executable, "-I", "-S", "-c", _PROGRAM)
+
+
+class Warden:
+    """The warden of this process: there is one while any sandbox of the base directory is open."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self._changing = threading.Lock()
+        self._open: set[str] = set()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+
+    def watch(self, sandbox_id: str) -> None:
+        """Destroy that sandbox when this process goes without having closed it."""
+        with self._changing:
+            if self._owner != os.getpid():
+                # After a fork the warden is the parent's, and so is what it watches.
+                self._open, self._process, self._owner = set(), None, os.getpid()
+            self._open.add(sandbox_id)
+            try:
+                self._tell(f"+{sandbox_id}\n")
+            except BrokenPipeError:
+                self._start()
+
+    def forget(self, sandbox_id: str) -> None:
+        """The sandbox has been closed; the last one takes the warden along."""
+        with self._changing:
+            if self._process is None or sandbox_id not in self._open:
+                return
+            self._open.remove(sandbox_id)
+            if not self._open:
+                self._process.kill()
+                self._process.communicate()
+                self._process = None
+                return
+            try:
+                self._tell(f"-{sandbox_id}\n")
+            except BrokenPipeError:
+                self._start()
+
+    def _tell(self, line: str) -> None:
+        if self._process is None or self._process.stdin is None:
+            raise BrokenPipeError
+        self._process.stdin.write(line.encode())
+
+    def _start(self) -> None:
+        if self._process is not None:
+            self._process.communicate()
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", _WAIT, "sh", *_THEN, str(_PACKAGES), str(self._base)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            cwd="/",
+            # What kills the launcher's whole group must not reach it.
+            start_new_session=True,
+        )
+        self._tell("".join(f"+{sandbox_id}\n" for sandbox_id in sorted(self._open)))
+
+
+@functools.cache
+def warden(base: Path) -> Warden:
+    """The warden of this process for a base directory."""
+    return Warden(base)
+
+
+def main(base: str, *heard: str) -> None:
+    """Destroy what was opened (+id) and not closed (-id) by a launcher that is gone."""
+    from .local_state import LocalState
+
+    left: set[str] = set()
+    for word in heard:
+        (left.add if word[0] == "+" else left.discard)(word[1:])
+    for sandbox_id in sorted(left):
+        state = LocalState.find(Path(base), sandbox_id)
+        if state:
+            state.destroy(name_of_bwrap(sandbox_id))
+
+
+def name_of_bwrap(sandbox_id: str) -> str:
+    """What a sandbox's bwrap processes are called, to be found without a record of their pids."""
+    return f"bwrap-{sandbox_id}"
