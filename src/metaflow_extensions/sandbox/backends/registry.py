@@ -7,17 +7,18 @@ import path ``package.module:Class``. What a backend can't honour is checked in 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from ..errors import BackendUnavailable, UnknownBackend
 from .interface import Backend
 from .options import check_options, require_isolation, unsupported
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = [
     "BUILT_IN",
@@ -27,6 +28,7 @@ __all__ = [
     "check_options",
     "default_name",
     "load",
+    "load_again",
     "names",
     "require_isolation",
     "unsupported",
@@ -89,6 +91,17 @@ def load(name: str) -> Backend:
     raise UnknownBackend(_unknown(name))
 
 
+def load_again(name: str) -> Backend:
+    """Build a backend whose name ``load`` took before, in another process of the same run.
+
+    Nobody else laid claim to a built-in name then, and to look again would take longer than the rest.
+    """
+    if name in BUILT_IN:
+        built_in = BUILT_IN[name]
+        return _build(name, built_in.path, _remedy(built_in.extra))
+    return load(name)
+
+
 def default_name(platform: str = sys.platform) -> str:
     """Name the backend used when none is chosen, given ``sys.platform``.
 
@@ -103,6 +116,9 @@ def default_name(platform: str = sys.platform) -> str:
 
 
 def _entry_points() -> dict[str, list[EntryPoint]]:
+    # Imported late, as it takes longer than everything else here.
+    from importlib.metadata import entry_points
+
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
         claims = found.setdefault(point.name, [])
@@ -152,6 +168,8 @@ def _is_part(missing: str | None, module_name: str) -> bool:
 
 
 def _unknown(name: str) -> str:
+    import difflib
+
     known = names()
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "a class of your own is named as package.module:Class"

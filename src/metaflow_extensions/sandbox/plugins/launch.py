@@ -46,15 +46,20 @@ class RunLaunch:
     _runs: ClassVar[dict[str, RunLaunch]] = {}
 
     @classmethod
-    def of_run(cls, flow: Any, package: Any, run_id: str, flow_datastore: Any) -> RunLaunch:
-        """The launch of a run, made when first asked for."""
+    def of_run(
+        cls, flow: Any, package: Any, run_id: str, flow_datastore: Any, backend: str | None
+    ) -> RunLaunch:
+        """The launch of a run, made when first asked for, by a step with that ``backend``."""
         if run_id not in cls._runs:
-            cls._runs[run_id] = cls(flow, package, run_id, flow_datastore)
+            cls._runs[run_id] = cls(flow, package, run_id, flow_datastore, backend)
         return cls._runs[run_id]
 
-    def __init__(self, flow: Any, package: Any, run_id: str, flow_datastore: Any) -> None:
+    def __init__(
+        self, flow: Any, package: Any, run_id: str, flow_datastore: Any, backend: str | None
+    ) -> None:
         self._flow = flow.name
         self._run_id = str(run_id)
+        self._first_backend = backend or registry.default_name()
         self._script = sys.argv[0]
         self._datastore = (flow_datastore.TYPE, flow_datastore.datastore_root)
         self._metadata = system_context.metadata
@@ -171,6 +176,7 @@ class RunLaunch:
             metadata=self._metadata.TYPE,
             local_root=local_root or "",
             datastore=f"{kind}@{root}",
+            backends=[*self._backends] or [self._first_backend],
             tags=sorted(self._metadata.sticky_tags),
             max_artifact=number("MAX_ARTIFACT"),
             max_upload=number("MAX_UPLOAD"),

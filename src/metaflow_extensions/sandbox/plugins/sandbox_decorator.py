@@ -162,7 +162,9 @@ class SandboxDecorator(StepDecorator):
         from .launch import RunLaunch
 
         try:
-            self._launch = RunLaunch.of_run(flow, package, run_id, self._flow_datastore)
+            self._launch = RunLaunch.of_run(
+                flow, package, run_id, self._flow_datastore, self.attributes["backend"]
+            )
             self._options = self._launch.prepare(self._step, self.attributes, self._asked_by_name)
         except SandboxError as error:
             self.runtime_finished(error)

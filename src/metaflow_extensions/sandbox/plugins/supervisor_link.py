@@ -58,15 +58,21 @@ class SupervisorLink:
             if self._lifeline >= 0:
                 os.close(self._lifeline)
                 self._lifeline = -1
+        # Not wait(CLOSE_WAIT), which looks only every 50 ms.
+        deadline = threading.Timer(CLOSE_WAIT, self._kill)
+        deadline.start()
         try:
-            self._process.wait(CLOSE_WAIT)
-        except subprocess.TimeoutExpired:
-            # The reaper hangs, too: it leads the group of both.
-            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        finally:
+            deadline.cancel()
         self._copier.join()
         # What the reaper does, unless it was killed.
         clean(self._directory)
+
+    def _kill(self) -> None:
+        # The reaper hangs, too: it leads the group of both.
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _start(self) -> None:
         try:

@@ -32,6 +32,8 @@ def main() -> None:
         from metaflow_extensions.sandbox.supervisor.reaper import reap
 
         reap(supervisor, reaper_end, settings["directory"])
+        # The scheduler waits for this process: skip the teardown of the interpreter.
+        os._exit(0)
     else:
         os.close(reaper_end)
         from metaflow_extensions.sandbox.supervisor.server import serve

@@ -22,7 +22,7 @@ class RunSettings:
     """One run, as the supervisor has to know it.
 
     ``directory`` is the run's private directory, ``control`` the descriptor of the listening
-    socket in it, ``datastore`` is TYPE@ROOT, ``max_*`` are in MiB.
+    socket in it, ``datastore`` is TYPE@ROOT, ``max_*`` are in MiB. ``backends`` are imported ahead.
     """
 
     flow: str
@@ -34,6 +34,7 @@ class RunSettings:
     metadata: str
     local_root: str
     datastore: str
+    backends: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
     max_artifact: int = 8 * 1024
     max_upload: int = 64 * 1024
