@@ -151,7 +151,9 @@ class LiveFlow:
     def leftovers(self, sandboxes: set[str]) -> list[str]:
         """Processes, directories, sockets, mounts and cgroups that are still there."""
         kept = [f"process {process.pid}: {' '.join(process.argv)}" for process in self.processes()]
-        for entry in sorted(self.tmp.rglob("*")):
+        # Unlike rglob, walk takes it that directories vanish meanwhile.
+        found = [Path(at, name) for at, folders, files in os.walk(self.tmp) for name in (*folders, *files)]
+        for entry in sorted(found):
             # Metaflow's own temporary file stays when Metaflow is killed; the directory of all of a
             # user's sandboxes stays, empty.
             ours = entry.relative_to(self.tmp).parts[0].startswith("metaflow-") or entry.is_socket()
@@ -160,7 +162,6 @@ class LiveFlow:
         for line in mounts() - self._mounts:
             if str(self.root) in line:
                 kept.append(f"mount {line}")
-        # Unlike rglob, walk takes it that others' cgroups vanish meanwhile.
         for folder, _, _ in os.walk("/sys/fs/cgroup"):
             if any(name in folder for name in sandboxes):
                 kept.append(f"cgroup {folder}")
