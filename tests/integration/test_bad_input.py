@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -490,6 +491,19 @@ def test_a_full_disk_between_sandbox_and_datastore() -> None:
         assert not list((root / "small").glob("metaflow-sandbox-run-*"))
 
 
+def test_a_limit_on_the_size_of_files() -> None:
+    """Guards the message where `ulimit -f` is what an artifact meets."""
+    limit = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)); "
+    prefix = (sys.executable, "-c", f"{limit}os.execv(sys.argv[1], sys.argv[1:])")
+    with live_directory() as root:
+        flow = place_flow("gate_flow.py", root / "flow")
+        run = fails(LiveFlow(flow, root, ("run", "--size", "3000000", *SANDBOXED), {}, prefix=prefix))
+    assert (
+        len(lines_of(run.output, "[sandbox] save failed on the launcher: OSError: [Errno 27] File too large"))
+        == 1
+    )
+
+
 @pytest.mark.parametrize("what", ["removed", "replaced"])
 def test_a_datastore_that_goes_away(what: str) -> None:
     """Guards against a run that hangs or passes when its datastore is gone; the same as locally."""
@@ -571,8 +585,6 @@ def test_a_metadata_service_that_goes_away() -> None:
 
 def command(root: Path, *words: str) -> str:
     """A command of metaflow-local-service, whose data are in ``root``."""
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-c", "from metaflow_local_service.cli import cli; cli()", *words],
         cwd=root / "service",

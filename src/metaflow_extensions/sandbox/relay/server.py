@@ -106,10 +106,8 @@ class TaskRelay:
             self._closed = True
             connections = list(self._connections)
         for connection in connections:
-            try:
+            with contextlib.suppress(OSError):  # it went by itself
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:  # noqa: PERF203 -- each by itself
-                continue  # it went by itself
         if self._beating:
             self.services().stop_heartbeat(self.policy.identity)
 

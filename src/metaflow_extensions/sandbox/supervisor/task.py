@@ -12,26 +12,21 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from .. import guest
-from ..backends.interface import Backend, Command, Mount, Process, Sandbox, SandboxSpec, Stream
+from ..backends.interface import Backend, Process, Sandbox, Stream
 from ..errors import QuotaExceeded, SandboxError, SandboxLost, StartFailed
-from ..guest.run import ADDRESS_VARIABLE
 from ..relay.intake import Intake
 from ..relay.policy import Policy
 from ..relay.server import TaskRelay
 from ..relay.services import Limits, Services
 from ..relay.vetting import ArtifactPolicy
+from .inside import RELAY, guest_command, sandbox_spec
 from .output import OutputSink
 from .protocol import RunSettings, TaskSettings
-from .reaper import LABEL
 from .record import TaskRecord, identity, launcher_facts, network_label
 from .watcher import Watcher
 
-INSIDE = PurePosixPath("/run/metaflow-sandbox")
-# Options of Metaflow's command for a step that name a file of the launcher, and its name inside.
-FILES = {"--local-config-file": "config.json", "--artifacts-module": "artifacts.py"}
 GRACE = 3.0  # seconds between a signal and the end; Metaflow's scheduler kills after 5
 NOTICES_SHOWN = 20  # refusals and failures in the task's own log
 NOTICES_LOGGED = 1000  # and in the supervisor's
@@ -224,9 +219,9 @@ class TaskRun:
             launcher_facts(settings.datastore, task.env),
             self._run.limits,
         )
-        listener = self._listen(directory / "relay", self._relay)
+        listener = self._listen(directory / RELAY, self._relay)
         try:
-            spec = self._spec(directory)
+            spec = sandbox_spec(settings, task, self._argv, self._run.code(), directory)
             self._record.mark("opening")
             self._sandbox = backend.open(spec)
             try:
@@ -248,7 +243,7 @@ class TaskRun:
 
     def _in_sandbox(self, backend: Backend, sandbox: Sandbox) -> Outcome:
         task = self._task
-        process = sandbox.start(self._command())
+        process = sandbox.start(guest_command(self._run.settings, task, self._argv))
         self._process = process
         self._record.mark("opened")
         self._sink.say(
@@ -302,39 +297,6 @@ class TaskRun:
                 "memory= sets the limit."
             )
         return "The step was killed: by something in it, or because this machine ran out of memory."
-
-    # --- what is asked of the backend ---------------------------------------------------------
-
-    def _spec(self, directory: Path) -> SandboxSpec:
-        task = self._task
-        mounts = [
-            *task.spec.mounts,
-            Mount(self._run.code(), INSIDE / "code"),
-            Mount(directory / "relay", INSIDE / "relay", read_only=False),
-        ]
-        for option, name in FILES.items():
-            if option in self._argv:
-                copy = directory / name
-                copy.write_bytes(Path(self._argv[self._argv.index(option) + 1]).read_bytes())
-                # Readable by whoever the backend runs the step as; the directory above is private.
-                copy.chmod(0o644)
-                mounts.append(Mount(copy, INSIDE / name))
-        labels = {**task.spec.labels, LABEL: Path(self._run.settings.directory).name}
-        return dataclasses.replace(task.spec, mounts=mounts, labels=labels)
-
-    def _command(self) -> Command:
-        task, settings = self._task, self._run.settings
-        argv = [Path(part).name if part == settings.script else part for part in self._argv]
-        for option, name in FILES.items():
-            if option in argv:
-                argv[argv.index(option) + 1] = str(INSIDE / name)
-        python = task.executable or argv[0]
-        argv[0] = python
-        bootstrap = Path(guest.__file__).with_name("bootstrap.py")
-        environment = {**task.env, ADDRESS_VARIABLE: f"unix:{INSIDE / 'relay'}"}
-        return Command(
-            [python, "-I", "-S", str(bootstrap), str(INSIDE / "code"), "--", *argv], env=environment
-        )
 
     def _listen(self, path: Path, relay: TaskRelay) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
