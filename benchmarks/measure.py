@@ -79,7 +79,8 @@ def in_turns(plain: Callable[[], T], sandboxed: Callable[[], T], repeat: int) ->
 
 def flow_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """What a user's shell has, without the settings of whoever measures."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("METAFLOW_", "AWS_"))}
+    foreign = ("METAFLOW_", "AWS_", "PYTHON")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**kept, "METAFLOW_USER": "benchmark", **(extra or {})}
 
 

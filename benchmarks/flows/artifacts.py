@@ -10,7 +10,7 @@ SMALL = 1000
 def payload(kind):
     """Fresh content each time: an artifact that is stored already is not stored again."""
     if kind == "compressible":
-        return b"".join(b"%d,%d\n" % (number, number * 7919 % 10007) for number in range(1 << 16)) * 80
+        return b"".join(b"%d,%d\n" % (number, number * 7919 % 10007) for number in range(1 << 16)) * 120
     return os.urandom(LARGE)
 
 
