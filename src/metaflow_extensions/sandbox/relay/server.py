@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -21,6 +21,7 @@ from ..guest.frames import (
     read_stream,
     write_stream,
 )
+from .answers import drain, encode_answer
 from .arguments import integer, items, optional_mapping, optional_number, optional_text, text, texts
 from .intake import Intake
 from .policy import Kind, Policy
@@ -342,19 +343,3 @@ class TaskRelay:
             optional_number(header, "peak_memory"),
             optional_number(header, "cpu_time"),
         )
-
-
-def encode_answer(answer: Header) -> bytes:
-    """The answer's frame. Raises RelayError when it is too large for one."""
-    try:
-        return encode_frame(answer)
-    except FrameError as error:
-        raise RelayError(f"the answer is too large ({error}): ask for less at once") from None
-
-
-def drain(chunks: Iterator[bytes], limit: int) -> None:
-    """Read the rest of a stream, so that a request is next. Raises FrameError over ``limit`` bytes."""
-    for chunk in chunks:
-        limit -= len(chunk)
-        if limit < 0:
-            raise FrameError("a stream goes on and on after it was refused")

@@ -38,7 +38,13 @@ def main() -> None:
         os.close(reaper_end)
         from metaflow_extensions.sandbox.supervisor.server import serve
 
-        serve(line, supervisor_end)
+        try:
+            serve(line, supervisor_end)
+        except OSError as error:
+            # Its shims say that it is gone; why, only it can say.
+            message = f"[sandbox] The supervisor of this run's sandboxes cannot work: {error}\n"
+            os.write(2, message.encode(errors="backslashreplace"))
+            os._exit(1)
 
 
 def read_line(descriptor: int) -> bytes:
