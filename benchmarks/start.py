@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 from time import perf_counter
 
-from metaflow_extensions.sandbox.backends import bwrap_binary
-from metaflow_extensions.sandbox.backends.bubblewrap import BubblewrapBackend
+from metaflow_extensions.sandbox.backends.bubblewrap import binary as bwrap_binary
+from metaflow_extensions.sandbox.backends.bubblewrap.backend import BubblewrapBackend
 from metaflow_extensions.sandbox.backends.interface import Command, SandboxSpec
 from metaflow_extensions.sandbox.backends.python_env import discover
 

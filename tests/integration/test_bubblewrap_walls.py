@@ -16,8 +16,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from metaflow_extensions.sandbox.backends import bwrap_binary, python_env
-from metaflow_extensions.sandbox.backends.bubblewrap import BubblewrapBackend
+from metaflow_extensions.sandbox.backends import python_env
+from metaflow_extensions.sandbox.backends.bubblewrap import binary as bwrap_binary
+from metaflow_extensions.sandbox.backends.bubblewrap.backend import BubblewrapBackend
 from metaflow_extensions.sandbox.backends.interface import Command, Mount, SandboxSpec
 from metaflow_extensions.sandbox.errors import BackendUnavailable, SandboxLost, StartFailed, UnsupportedOption
 
@@ -195,7 +196,7 @@ def test_nothing_outlives_a_killed_launcher() -> None:
     mark = secrets.token_hex(16)
     code = """
     import sys, time
-    from metaflow_extensions.sandbox.backends.bubblewrap import BubblewrapBackend
+    from metaflow_extensions.sandbox.backends.bubblewrap.backend import BubblewrapBackend
     from metaflow_extensions.sandbox.backends.interface import Command, SandboxSpec
     mark = sys.argv[1]
     sandbox = BubblewrapBackend().open(SandboxSpec(labels={"mark": mark}))
@@ -222,7 +223,7 @@ def test_launcher_killed_while_it_starts_commands_leaves_nothing() -> None:
     """bwrap itself does not notice, in the milliseconds that a set-up takes: half of these would stay."""
     code = """
     import sys
-    from metaflow_extensions.sandbox.backends.bubblewrap import BubblewrapBackend
+    from metaflow_extensions.sandbox.backends.bubblewrap.backend import BubblewrapBackend
     from metaflow_extensions.sandbox.backends.interface import Command, SandboxSpec
     sandbox = BubblewrapBackend().open(SandboxSpec(labels={"mark": sys.argv[1]}))
     print("up", flush=True)
@@ -382,7 +383,7 @@ def test_environment_in_a_private_home_works(place: Path) -> None:
     import os, sys
     from pathlib import Path
     from metaflow_extensions.sandbox.backends import python_env
-    from metaflow_extensions.sandbox.backends.bubblewrap import BubblewrapBackend
+    from metaflow_extensions.sandbox.backends.bubblewrap.backend import BubblewrapBackend
     from metaflow_extensions.sandbox.backends.interface import Command, SandboxSpec
     found = python_env.discover(home=Path(sys.argv[1]))
     sandbox = BubblewrapBackend().open(SandboxSpec(python=found))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from metaflow_extensions.sandbox.backends.bubblewrap import BubblewrapBackend
+from metaflow_extensions.sandbox.backends.bubblewrap.backend import BubblewrapBackend
 from metaflow_extensions.sandbox.backends.cgroups import available
 from metaflow_extensions.sandbox.backends.interface import Backend
 from metaflow_extensions.sandbox.testing.contract import BackendContract

@@ -13,7 +13,7 @@ from .both_ways import Recorded, place, record
 from .harness import run_flow
 
 LOG_LINE = re.compile(r"\[sandbox\] bubblewrap (\S+) · isolation (\w+) · network (\w+)")
-BACKEND = "metaflow_extensions.sandbox.backends.bubblewrap:BubblewrapBackend"
+BACKEND = "metaflow_extensions.sandbox.backends.bubblewrap.backend:BubblewrapBackend"
 
 
 def inside(recorded: Recorded) -> set[str]:

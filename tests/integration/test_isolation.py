@@ -18,7 +18,7 @@ import pytest
 
 import metaflow_extensions.sandbox.backends as package
 from metaflow_extensions.sandbox.backends import python_env
-from metaflow_extensions.sandbox.backends.bubblewrap import BubblewrapBackend, BubblewrapSandbox
+from metaflow_extensions.sandbox.backends.bubblewrap.backend import BubblewrapBackend, BubblewrapSandbox
 from metaflow_extensions.sandbox.backends.interface import Command, SandboxSpec
 from metaflow_extensions.sandbox.backends.local_state import base_directory
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from metaflow_extensions.sandbox.backends.bwrap_diagnosis import Host, explain, foreseen
+from metaflow_extensions.sandbox.backends.bubblewrap.diagnosis import Host, explain, foreseen
 
 SETUP = "bwrap could not set up the sandbox: bwrap: "
 

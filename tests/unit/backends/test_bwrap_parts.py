@@ -10,12 +10,17 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from metaflow_extensions.sandbox.backends import bwrap_binary, bwrap_identity
-from metaflow_extensions.sandbox.backends.bwrap_entries import Entry, Kind, View, mirrored, with_parents
-from metaflow_extensions.sandbox.backends.bwrap_identity import identity, unused
-from metaflow_extensions.sandbox.backends.bwrap_limits import counts_processes_apart, limit, resource_limits
-from metaflow_extensions.sandbox.backends.bwrap_system import system_entries
-from metaflow_extensions.sandbox.backends.bwrap_targets import check_source, checked, relocated
+from metaflow_extensions.sandbox.backends.bubblewrap import binary as bwrap_binary
+from metaflow_extensions.sandbox.backends.bubblewrap import identity as bwrap_identity
+from metaflow_extensions.sandbox.backends.bubblewrap.entries import Entry, Kind, View, mirrored, with_parents
+from metaflow_extensions.sandbox.backends.bubblewrap.identity import identity, unused
+from metaflow_extensions.sandbox.backends.bubblewrap.limits import (
+    counts_processes_apart,
+    limit,
+    resource_limits,
+)
+from metaflow_extensions.sandbox.backends.bubblewrap.system import system_entries
+from metaflow_extensions.sandbox.backends.bubblewrap.targets import check_source, checked, relocated
 from metaflow_extensions.sandbox.backends.interface import Mount
 from metaflow_extensions.sandbox.errors import BackendUnavailable, UnsupportedOption
 

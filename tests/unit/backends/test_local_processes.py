@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from metaflow_extensions.sandbox.backends.bwrap_warden import Warden, name_of_bwrap
+from metaflow_extensions.sandbox.backends.bubblewrap.warden import Warden, name_of_bwrap
 from metaflow_extensions.sandbox.backends.local_processes import end, end_named, start_time
 from metaflow_extensions.sandbox.backends.local_state import LocalState
 

@@ -1,0 +1,1 @@
+"""Providers of sandboxes: the interface, the registry, and what local ones share."""

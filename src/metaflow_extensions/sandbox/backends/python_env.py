@@ -17,9 +17,8 @@ from pathlib import Path
 from types import ModuleType
 
 from ..errors import UnsupportedOption
-from .bwrap_system import SYSTEM_DIRECTORIES
 from .interface import PythonEnvironment
-from .python_scope import beneath, refuse_broad
+from .python_scope import SYSTEM_DIRECTORIES, beneath, refuse_broad
 
 _LINKS_AT_MOST = 40  # the kernel's own limit, MAXSYMLINKS
 

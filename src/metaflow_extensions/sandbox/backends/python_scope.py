@@ -9,6 +9,12 @@ from pathlib import Path
 
 from ..errors import UnsupportedOption
 
+# Shown to every sandbox on the host's own file system, so never part of a Python environment.
+SYSTEM_DIRECTORIES = tuple(
+    Path(place)
+    for place in ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store")
+)
+
 _BROAD = (
     *(
         "/",

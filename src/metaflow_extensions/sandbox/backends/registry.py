@@ -50,7 +50,7 @@ class BuiltIn:
 
 BUILT_IN: Mapping[str, BuiltIn] = {
     "bubblewrap": BuiltIn(
-        "metaflow_extensions.sandbox.backends.bubblewrap:BubblewrapBackend",
+        "metaflow_extensions.sandbox.backends.bubblewrap.backend:BubblewrapBackend",
         None,
         "Linux namespaces on this machine: no daemon, no image, no root",
     ),

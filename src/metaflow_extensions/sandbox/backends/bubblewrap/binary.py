@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from ..errors import BackendUnavailable
+from ...errors import BackendUnavailable
 
 CHOICE = "METAFLOW_SANDBOX_BWRAP_PATH"
 # From 0.12 on, links inside a mounted directory cannot redirect a mount at set-up.

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..errors import StartFailed
-from .bwrap_entries import Entry, Kind, View, mirrored, with_parents
-from .bwrap_identity import Identity
-from .bwrap_system import proc_entries, system_entries
-from .bwrap_targets import HOME, TMP, WORK, mount_entries, relocated
-from .interface import Command, SandboxSpec
-from .seccomp import filter_program
+from ...errors import StartFailed
+from ..interface import Command, SandboxSpec
+from ..seccomp import filter_program
+from .entries import Entry, Kind, View, mirrored, with_parents
+from .identity import Identity
+from .system import proc_entries, system_entries
+from .targets import HOME, TMP, WORK, mount_entries, relocated
 
 DISK_MIB = 1024  # writable space when the step does not say
 _SHARED_MEMORY_MIB = 64  # /dev/shm, as in container engines; at most the disk

@@ -6,12 +6,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from .bwrap_entries import Entry, Kind, mirrored
-
-SYSTEM_DIRECTORIES = tuple(
-    Path(place)
-    for place in ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store")
-)
+from ..python_scope import SYSTEM_DIRECTORIES
+from .entries import Entry, Kind, mirrored
 
 # Never /etc as a whole: it holds keys, passwords and the configuration of other programs.
 _ETC = (

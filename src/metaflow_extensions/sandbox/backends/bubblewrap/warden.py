@@ -15,7 +15,7 @@ import sys
 import threading
 from pathlib import Path
 
-_PACKAGES = Path(__file__).parents[3]
+_PACKAGES = Path(__file__).parents[4]
 # A shell waits, since most wardens are ended before they have anything to do; Python is started for the rest.
 _WAIT = 'heard=; while read -r line; do heard="$heard $line"; done; exec "$@" $heard'
 _PROGRAM = f"import sys; sys.path.insert(0, sys.argv[1]); from {__name__} import main; main(*sys.argv[2:])"
@@ -89,7 +89,7 @@ def warden(base: Path) -> Warden:
 
 def main(base: str, *heard: str) -> None:
     """Destroy what was opened (+id) and not closed (-id) by a launcher that is gone."""
-    from .local_state import LocalState
+    from ..local_state import LocalState
 
     left: set[str] = set()
     for word in heard:

@@ -8,9 +8,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .bwrap_binary import CHOICE
-from .bwrap_identity import SETPRIV_REMEDY
-from .seccomp import supported
+from ..seccomp import supported
+from .binary import CHOICE
+from .identity import SETPRIV_REMEDY
 
 _CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
 

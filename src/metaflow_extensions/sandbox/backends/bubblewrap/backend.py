@@ -16,17 +16,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
-from ..errors import BackendUnavailable, SandboxLost, StartFailed, UnsupportedOption
-from . import bwrap_binary, bwrap_diagnosis
-from .bwrap_limits import counts_processes_apart
-from .bwrap_process import BubblewrapProcess
-from .bwrap_sandbox import BubblewrapSandbox
-from .bwrap_targets import check_source, checked
-from .bwrap_warden import name_of_bwrap, warden
-from .cgroups import available as cgroup_limits
-from .interface import Command, Feature, Isolation, SandboxInfo, SandboxSpec
-from .local_state import LocalState, base_directory
-from .options import check_options
+from ...errors import BackendUnavailable, SandboxLost, StartFailed, UnsupportedOption
+from ..cgroups import available as cgroup_limits
+from ..interface import Command, Feature, Isolation, SandboxInfo, SandboxSpec
+from ..local_state import LocalState, base_directory
+from ..options import check_options
+from . import binary, diagnosis
+from .limits import counts_processes_apart
+from .process import BubblewrapProcess
+from .sandbox import BubblewrapSandbox
+from .targets import check_source, checked
+from .warden import name_of_bwrap, warden
 
 __all__ = ["BubblewrapBackend", "BubblewrapProcess", "BubblewrapSandbox"]
 
@@ -43,8 +43,8 @@ class BubblewrapBackend:
 
     def check(self) -> None:
         """Run one command in a sandbox. Raises BackendUnavailable with the cause and what mends it."""
-        host = bwrap_diagnosis.Host.here()
-        problem = bwrap_diagnosis.foreseen(host)
+        host = diagnosis.Host.here()
+        problem = diagnosis.foreseen(host)
         if problem:
             raise BackendUnavailable(problem)
         sandbox = self.open(SandboxSpec())
@@ -53,11 +53,11 @@ class BubblewrapBackend:
             said = b"".join(chunk.data for chunk in process.output()).decode(errors="replace")
             code = process.wait()
         except (StartFailed, SandboxLost) as error:
-            raise BackendUnavailable(bwrap_diagnosis.explain(str(error), host)) from error
+            raise BackendUnavailable(diagnosis.explain(str(error), host)) from error
         finally:
             sandbox.close()
         if code:
-            raise BackendUnavailable(bwrap_diagnosis.explain(said, host))
+            raise BackendUnavailable(diagnosis.explain(said, host))
 
     def open(self, spec: SandboxSpec) -> BubblewrapSandbox:
         """Prepare a sandbox; nothing runs yet.
@@ -73,7 +73,7 @@ class BubblewrapBackend:
         for number, mount in enumerate(spec.mounts):
             checked(mount.target, [*spec.mounts[:number], *spec.mounts[number + 1 :]], roots)
             check_source(mount, foreign_uid=os.geteuid() == 0)
-        binary = bwrap_binary.find()
+        bwrap = binary.find()
         try:
             base = base_directory()
             state = LocalState.create(base, spec.labels)
@@ -85,7 +85,7 @@ class BubblewrapBackend:
         guard = warden(base)
         try:
             guard.watch(state.id)
-            return BubblewrapSandbox(binary, spec, state, guard)
+            return BubblewrapSandbox(bwrap, spec, state, guard)
         except BaseException:
             state.destroy()
             guard.forget(state.id)

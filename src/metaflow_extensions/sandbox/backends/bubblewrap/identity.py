@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BackendUnavailable
+from ...errors import BackendUnavailable
 
 # systemd's "Users, Groups, UIDs and GIDs" lists 1879048192 to 2147483647 as used by nothing.
 _FIRST, _COUNT = 0x70000000, 0x10000000

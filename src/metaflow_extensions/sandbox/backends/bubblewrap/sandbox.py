@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from ..errors import SandboxLost, UnsupportedOption
-from .bwrap_identity import identity
-from .bwrap_launch import launch
-from .bwrap_limits import counts_processes_apart, limit, resource_limits, sacrifice_first
-from .bwrap_process import BubblewrapProcess
-from .bwrap_profile import Attachments, Profile
-from .bwrap_targets import checked
-from .bwrap_warden import Warden, name_of_bwrap
-from .cgroups import Cgroup
-from .cgroups import available as cgroup_limits
-from .interface import Command, SandboxSpec
-from .local_state import LocalState
+from ...errors import SandboxLost, UnsupportedOption
+from ..cgroups import Cgroup
+from ..cgroups import available as cgroup_limits
+from ..interface import Command, SandboxSpec
+from ..local_state import LocalState
+from .identity import identity
+from .launch import launch
+from .limits import counts_processes_apart, limit, resource_limits, sacrifice_first
+from .process import BubblewrapProcess
+from .profile import Attachments, Profile
+from .targets import checked
+from .warden import Warden, name_of_bwrap
 
 
 class BubblewrapSandbox:

@@ -10,10 +10,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from ..errors import SandboxLost, StartFailed, UnsupportedOption
-from .bwrap_launch import Launched
-from .interface import Output, Stream
-from .local_processes import wait_until_gone
+from ...errors import SandboxLost, StartFailed, UnsupportedOption
+from ..interface import Output, Stream
+from ..local_processes import wait_until_gone
+from .launch import Launched
 
 _CHUNK = 1 << 16
 _KILLED = 128 + signal.SIGKILL

@@ -7,10 +7,10 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from ..errors import UnsupportedOption
-from .bwrap_entries import Entry, Kind
-from .bwrap_system import SYSTEM_DIRECTORIES
-from .interface import Mount
+from ...errors import UnsupportedOption
+from ..interface import Mount
+from ..python_scope import SYSTEM_DIRECTORIES
+from .entries import Entry, Kind
 
 HOME, WORK, TMP = (
     PurePosixPath("/sandbox/home"),

@@ -16,8 +16,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import StartFailed
-from .bwrap_profile import Attachments
+from ...errors import StartFailed
+from .profile import Attachments
 
 _PAGE = 4096
 
