@@ -174,6 +174,29 @@ def test_backends_that_cannot_be_used(backend: str, cause: str) -> None:
     assert cause in shown(run)
 
 
+def test_a_backend_with_a_bug() -> None:
+    """Guards against a task that waits for ever, or blames its supervisor, when a backend fails oddly."""
+    with live_directory() as root:
+        flow = place_flow("refused_flow.py", root / "flow")
+        (flow.parent / "odd.py").write_text(
+            "from metaflow_extensions.sandbox.backends.interface import Feature\n"
+            "from metaflow_extensions.sandbox.testing.scripted import ScriptedBackend\n"
+            "class Backend(ScriptedBackend):\n"
+            "    def __init__(self):\n"
+            "        super().__init__()\n"
+            "        self.features |= {Feature.MOUNT, Feature.NETWORK_OFF}\n"
+            "    def open(self, spec):\n"
+            "        raise ZeroDivisionError('of the backend')\n"
+        )
+        env = {"PYTHONPATH": str(flow.parent)}
+        live = LiveFlow(flow, root, ("run", "--with", "sandbox:backend=odd:Backend"), env)
+        run = fails(live)
+    assert "Traceback" not in run.output
+    assert "USER CODE" not in run.output
+    said = "The backend odd:Backend failed with ZeroDivisionError: of the backend."
+    assert len(lines_of(run.output, said)) == 1
+
+
 def test_bubblewrap_that_is_missing() -> None:
     """Guards against a wrong path of bwrap that is found out only in the first task."""
     said = refused(*SANDBOXED, env={"METAFLOW_SANDBOX_BWRAP_PATH": "/no/such/bwrap"})

@@ -107,6 +107,34 @@ def test_the_end_of_the_run_is_the_end_of_everything(kill: Kill, width: int) -> 
     assert ended_by(kill, width) == local_exit_code(kill, width)
 
 
+def test_impatience() -> None:
+    """Guards against a second Ctrl-C that leaves behind what the first one was cleaning up."""
+
+    def press_twice(flow: LiveFlow) -> None:
+        flow.interrupt()
+        flow.wait_for("Terminating 3 active tasks")
+        flow.interrupt()
+
+    assert ended_by(press_twice, 3) == local_exit_code(press_ctrl_c, 3)
+
+
+@pytest.mark.parametrize("role", ["scheduler", "supervisor"])
+@pytest.mark.parametrize("moment", [0.0, 0.1, 0.3, 0.6])
+def test_any_moment_will_do(role: str, moment: float) -> None:
+    """Guards the moments in which something is made and nobody has noted it yet."""
+    arguments = ("run", "--width", "3", *SANDBOXED, *RETRIED)
+    with live_flow("life_flow.py", *arguments) as flow:
+        flow.the("supervisor")
+        time.sleep(moment)
+        sandboxes = flow.sandboxes()
+        flow.kill(role)
+        run = flow.finish()
+        flow.assert_gone(sandboxes)
+    assert "Traceback" not in run.output
+    assert run.returncode == (0 if role == "supervisor" else -signal.SIGKILL), run.output
+    assert len(set(bodies(run))) == len(bodies(run))
+
+
 @pytest.mark.parametrize("role", ["shim", "guest", "step", "outer bwrap", "inner bwrap", "supervisor"])
 def test_a_killed_part_is_a_killed_task(role: str) -> None:
     """Guards against a task that hangs, passes or is run again when a part of it is killed."""
