@@ -23,7 +23,7 @@ TICK = 0.01  # seconds between looks at the supervisor's CPU time
 
 @dataclass(frozen=True)
 class Waiting:
-    """A task's MiB: its shim's and its share of the supervisor's two processes; the supervisor's CPU, in ms."""
+    """A task's MiB (its shim's, its share of the supervisor's processes) and the supervisor's CPU, in ms."""
 
     shim: float
     share: float
