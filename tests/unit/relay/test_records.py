@@ -78,6 +78,7 @@ def test_names_that_become_paths(field: str) -> None:
         ("sandbox-refusals", "0"),
         ("log_location_stdout", '{"ds_type": "local", "location": "/etc/passwd", "attempt": 0}'),
         ("log_location_stderr", "{}"),
+        ("origin-task-id", "7"),
         ("attempt-done_9", "0"),
         ("attempt-done.x", "nonsense"),
         ("attempt", "0"),

@@ -22,6 +22,8 @@ OURS = "sandbox-"
 # Where Metaflow's client reads a task's logs, artifacts and code: the launcher's facts or nothing.
 LOCATIONS = ("ds-type", "ds-root", "code-package")
 OLD_LOCATION = "log_location_"  # Metaflow 1: a path or URL that the client would open
+# Only of a task that was cloned, by the scheduler: the client follows it to the other task's records.
+CLONED_FROM = "origin-task-id"
 ATTEMPT_DONE = "attempt-done"  # the local provider reads every file whose name begins so
 ATTEMPT_TAG = "attempt_id:"
 FILTERS = ("any_tags", "tags", "system_tags")
@@ -48,7 +50,9 @@ def check_entry(entry: Entry, identity: TaskIdentity, facts: Mapping[str, str]) 
     """
     field, value, kind, tags = entry
     check_name("the metadata field", field)
-    if field.startswith((OURS, OLD_LOCATION)) or (field.startswith(ATTEMPT_DONE) and field != ATTEMPT_DONE):
+    if field.startswith((OURS, OLD_LOCATION, CLONED_FROM)) or (
+        field.startswith(ATTEMPT_DONE) and field != ATTEMPT_DONE
+    ):
         raise RelayError(f"the metadata field {field!r} is not the task's to write")
     attempt = str(identity.attempt)
     if field in ("attempt", ATTEMPT_DONE) and value != attempt:
