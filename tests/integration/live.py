@@ -188,7 +188,8 @@ Role = Callable[[LiveFlow, Process, Mapping[int, Process]], bool]
 
 
 def _is_bwrap(process: Process | None) -> bool:
-    return process is not None and process.program == "bwrap"
+    # The backend has it show the sandbox's id in the place of its path.
+    return process is not None and process.program.startswith("bwrap")
 
 
 ROLES: Mapping[str, Role] = {
