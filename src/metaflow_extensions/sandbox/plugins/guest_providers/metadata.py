@@ -76,6 +76,19 @@ class RelayMetadata(MetadataProvider):
             client.call("heartbeat")
 
     @classmethod
+    def filter_tasks_by_metadata(
+        cls, flow_name: str, run_id: str, step_name: str, field_name: str, pattern: str
+    ) -> list[str]:
+        """Pathspecs of a step's tasks with such an entry, which Task.parent_tasks asks for."""
+        from metaflow.plugins.metadata_providers.local import LocalMetadataProvider
+
+        # The local provider's way needs nothing but get_object, which is the relay's here.
+        found: list[str] = LocalMetadataProvider.filter_tasks_by_metadata.__func__(
+            cls, flow_name, run_id, step_name, field_name, pattern
+        )
+        return found
+
+    @classmethod
     def _get_object_internal(
         cls,
         obj_type: str,
