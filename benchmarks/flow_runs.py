@@ -16,14 +16,12 @@ def linear(directory: Path, repeat: int) -> list[Row]:
     def run(flow: str, *arguments: str) -> Run:
         return run_flow(flow, "run", *arguments, directory=directory)
 
-    rows = []
-    for what, sandboxed in (
-        ("3 steps, the middle one sandboxed", ("linear_middle.py",)),
-        ("3 steps, all sandboxed", ("linear.py", *ALL)),
-    ):
-        results = in_turns(lambda: run("linear.py"), lambda call=sandboxed: run(*call), repeat)  # type: ignore[misc]
-        rows.append(run_ratio(what, *results, limit=1.15))
-    return rows
+    middle = in_turns(lambda: run("linear.py"), lambda: run("linear_middle.py"), repeat)
+    every = in_turns(lambda: run("linear.py"), lambda: run("linear.py", *ALL), repeat)
+    return [
+        run_ratio("3 steps, the middle one sandboxed", *middle, limit=1.15),
+        run_ratio("3 steps, all sandboxed", *every, limit=1.15),
+    ]
 
 
 def foreach(directory: Path, repeat: int) -> list[Row]:
