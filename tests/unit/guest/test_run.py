@@ -110,7 +110,7 @@ def test_signals_are_delivered(launcher: Launcher, number: int) -> None:
 
 def test_signals_that_are_not_for_steps(launcher: Launcher) -> None:
     """Guards against numbers that a guest must not deliver, such as SIGSTOP or none."""
-    process = launcher.python("print('ready', flush=True); input()")
+    process = launcher.python("import time; print('ready', flush=True); time.sleep(60)")
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     for number in (0, signal.SIGSTOP, signal.SIGKILL, 64, 1 << 20):
