@@ -202,6 +202,11 @@ ROLES: Mapping[str, Role] = {
         and process.parent in known
         and known[process.parent].runs("supervisor/main.py")
     ),
+    "warden": lambda _, process, known: (
+        process.program == "sh"
+        and process.parent in known
+        and known[process.parent].runs("supervisor/main.py")
+    ),
     "shim": lambda _, process, __: process.runs("supervisor/shim.py"),
     "outer bwrap": lambda _, process, known: _is_bwrap(process) and not _is_bwrap(known.get(process.parent)),
     "inner bwrap": lambda _, process, known: _is_bwrap(process) and _is_bwrap(known.get(process.parent)),

@@ -163,11 +163,12 @@ def test_retry_makes_a_run_whole(role: str) -> None:
     assert len(bodies(run)) == 2 + len(again)
 
 
-def test_a_run_goes_on_without_its_reaper() -> None:
-    """Guards against a run that depends on the process that only cleans up."""
+@pytest.mark.parametrize("role", ["reaper", "warden"])
+def test_a_run_goes_on_without_who_cleans_up(role: str) -> None:
+    """Guards against a run that depends on a process that only cleans up behind others."""
     with running(1, seconds=1) as flow:
         sandboxes = flow.sandboxes()
-        flow.kill("reaper")
+        flow.kill(role)
         run = flow.finish()
         flow.assert_gone(sandboxes)
     assert run.returncode == 0, run.output

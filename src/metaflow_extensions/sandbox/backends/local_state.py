@@ -59,15 +59,17 @@ class LocalState:
         self.id = sandbox_id
 
     @classmethod
-    def create(cls, base: Path, labels: Mapping[str, str]) -> LocalState:
-        """Make the directory of a new sandbox, under an id like ``sbx-1a2b3c4d``."""
-        while True:
-            state = cls(base, f"sbx-{os.urandom(4).hex()}")
-            try:
-                state.directory.mkdir(mode=0o700)
-            except FileExistsError:
-                continue
-            break
+    def unused_id(cls, base: Path) -> str:
+        """An id like ``sbx-1a2b3c4d`` that no sandbox below the base directory has."""
+        while (base / (sandbox_id := f"sbx-{os.urandom(4).hex()}")).exists():
+            pass
+        return sandbox_id
+
+    @classmethod
+    def create(cls, base: Path, labels: Mapping[str, str], sandbox_id: str | None = None) -> LocalState:
+        """Make the directory of a new sandbox. Raises FileExistsError when another has the id."""
+        state = cls(base, sandbox_id or cls.unused_id(base))
+        state.directory.mkdir(mode=0o700)
         try:
             for name in ("processes", "files"):
                 (state.directory / name).mkdir()

@@ -13,6 +13,7 @@ otherwise for the address space of each process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 
@@ -74,21 +75,22 @@ class BubblewrapBackend:
             checked(mount.target, [*spec.mounts[:number], *spec.mounts[number + 1 :]], roots)
             check_source(mount, foreign_uid=os.geteuid() == 0)
         bwrap = binary.find()
-        try:
+        with _in_temporary_directory():
             base = base_directory()
-            state = LocalState.create(base, spec.labels)
-        except OSError as error:
-            raise StartFailed(
-                f"no sandbox can be made in the temporary directory: {error}; free some space there, "
-                "or set TMPDIR"
-            ) from error
+            sandbox_id = LocalState.unused_id(base)
         guard = warden(base)
+        # Before anything is made: this process may be killed at any moment.
+        guard.watch(sandbox_id)
         try:
-            guard.watch(state.id)
-            return BubblewrapSandbox(bwrap, spec, state, guard)
+            with _in_temporary_directory():
+                state = LocalState.create(base, spec.labels, sandbox_id)
+            try:
+                return BubblewrapSandbox(bwrap, spec, state, guard)
+            except BaseException:
+                state.destroy()
+                raise
         except BaseException:
-            state.destroy()
-            guard.forget(state.id)
+            guard.forget(sandbox_id)
             raise
 
     def list(self, labels: Mapping[str, str]) -> Iterator[SandboxInfo]:
@@ -103,6 +105,18 @@ class BubblewrapBackend:
         state = LocalState.find(base_directory(), sandbox_id)
         if state:
             state.destroy(name_of_bwrap(sandbox_id))
+
+
+@contextlib.contextmanager
+def _in_temporary_directory() -> Iterator[None]:
+    """Say of what the system refuses where it was to be made."""
+    try:
+        yield
+    except OSError as error:
+        raise StartFailed(
+            f"no sandbox can be made in the temporary directory: {error}; free some space there, "
+            "or set TMPDIR"
+        ) from error
 
 
 def _features() -> frozenset[Feature]:
