@@ -88,6 +88,8 @@ def proc(tree: Path, cgroup: str, mountinfo: str) -> Path:
     return tree / "proc"
 
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user than the files'")
+
 V2 = "31 23 0:28 / TREE/fs rw,relatime shared:9 master:1 - cgroup2 cgroup2 rw,nsdelegate\n"
 ALL = "cpuset cpu io memory pids"
 USER = "user.slice/user-1000.slice"
@@ -108,6 +110,7 @@ def test_v2_below_a_systemd_user(tree: Path) -> None:
     )
 
 
+@needs_root
 def test_v2_of_a_login_session_is_refused(tree: Path) -> None:
     """Guards against moving processes between trees whose common ancestor is not the user's."""
     group(tree / "fs", ALL, ALL, root=True, mine=False)
@@ -121,6 +124,7 @@ def test_v2_of_a_login_session_is_refused(tree: Path) -> None:
     assert "systemd-run --user --scope -p Delegate=yes" in answer
 
 
+@needs_root
 def test_v2_writes_need_the_ancestors_procs(tree: Path) -> None:
     """Guards against a place into which this user could not move a process."""
     own = group(tree / "fs", ALL, ALL)
@@ -179,6 +183,7 @@ def test_hybrid_layout(tree: Path) -> None:
     ]
 
 
+@needs_root
 def test_v1_needs_root(tree: Path) -> None:
     """Guards against a refusal that does not say what would help."""
     (tree / "memory").mkdir()
