@@ -27,6 +27,7 @@ from .watcher import Watcher
 MAX_REQUEST = 8 << 20  # bytes; Linux allows about 2 MiB of arguments
 SPEC_WAIT = 10.0  # seconds for a task's settings, sent before its shim was started
 DRAIN_WAIT = 10.0  # seconds for all sandboxes to close when the run is gone
+SWITCH_INTERVAL = sys.getswitchinterval()  # seconds
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,8 @@ class Server:
             self._services.set_result(Providers(self._settings))
         except BaseException as error:  # noqa: BLE001 -- whoever asks for the services is told
             self._services.set_exception(error)
+        finally:
+            sys.setswitchinterval(SWITCH_INTERVAL)
 
     def _backend(self, name: str) -> Backend:
         with self._lock:
@@ -217,7 +220,7 @@ def serve(line: bytes, word: int) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # The import of Metaflow must not hold up the first sandbox for long.
-    sys.setswitchinterval(0.001)
+    sys.setswitchinterval(SWITCH_INTERVAL / 5)
     Server(settings).serve(word)
     logging.shutdown()
     # Threads that still hang on a provider must not keep the process: its children die with it.
