@@ -97,7 +97,10 @@ def launch(
         if first is None:
             raise StartFailed(_setup_failure(process))
         undo.callback(_end, first)
-        before_command(pid)
+        try:
+            before_command(pid)
+        except ProcessLookupError:
+            raise StartFailed(_setup_failure(process)) from None
         if not _release(release):
             raise StartFailed(_setup_failure(process))
         undo.pop_all()
