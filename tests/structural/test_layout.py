@@ -18,6 +18,7 @@ TESTED_ELSEWHERE = {
     "backends/bubblewrap/*.py": "the contract, tests/integration/test_contract_bubblewrap.py",
     "backends/cgroup_*.py": "tests/integration/test_cgroups.py",
     "backends/seccomp*.py": "tests/integration/test_bubblewrap_walls.py",
+    "backends/warden.py": "tests/unit/backends/test_local_processes.py",
     "backends/local_state.py": "the contract, tests/integration/test_contract_bubblewrap.py",
     "backends/python_scope.py": "by way of python_env",
     "config/__init__.py": "Metaflow reads it in tests/integration/test_flows.py",

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from metaflow_extensions.sandbox.backends.bubblewrap.warden import Warden, name_of_bwrap
+from metaflow_extensions.sandbox.backends.bubblewrap.leftovers import END, name_of_bwrap
 from metaflow_extensions.sandbox.backends.local_processes import end, end_named, start_time
 from metaflow_extensions.sandbox.backends.local_state import LocalState
+from metaflow_extensions.sandbox.backends.warden import Warden
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_what_was_not_remembered_is_destroyed_by_name(tmp_path: Path) -> None:
 def test_warden_destroys_what_was_left_open(tmp_path: Path) -> None:
     """What was closed is none of its business; what was not must go with its directory."""
     left, closed = LocalState.create(tmp_path, {}), LocalState.create(tmp_path, {})
-    warden = Warden(tmp_path)
+    warden = Warden(END, str(tmp_path))
     for state in (left, closed):
         warden.watch(state.id)
     warden.forget(closed.id)
@@ -75,7 +76,7 @@ def test_warden_destroys_what_was_left_open(tmp_path: Path) -> None:
 
 def test_last_closed_sandbox_takes_the_warden_along(tmp_path: Path) -> None:
     """A process that stays behind every launcher adds up."""
-    warden = Warden(tmp_path)
+    warden = Warden(END, str(tmp_path))
     for _ in range(2):
         warden.watch("sbx-00000001")
         process = warden._process
@@ -88,7 +89,7 @@ def test_last_closed_sandbox_takes_the_warden_along(tmp_path: Path) -> None:
 def test_warden_that_was_killed_is_replaced(tmp_path: Path) -> None:
     """The next sandbox must be watched, and those before it again."""
     first, second = LocalState.create(tmp_path, {}), LocalState.create(tmp_path, {})
-    warden = Warden(tmp_path)
+    warden = Warden(END, str(tmp_path))
     warden.watch(first.id)
     killed = warden._process
     assert killed is not None

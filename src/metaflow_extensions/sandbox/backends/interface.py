@@ -8,7 +8,7 @@ extend ``SandboxSpec``, never the signatures. The contract it must keep is shipp
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -89,7 +89,8 @@ class SandboxSpec:
 
     ``cpu`` is in cores, ``memory`` and ``disk`` in MiB, ``lifetime`` in seconds. ``network`` is
     "none", "host", "public" or a tuple of host names. ``None`` means that the user did not ask:
-    the backend uses its own documented default.
+    the backend uses its own documented default. ``tell`` shows the user a line while ``open`` takes
+    its time, such as the progress of a pull.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -104,6 +105,7 @@ class SandboxSpec:
     python: PythonEnvironment | None = None
     lifetime: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    tell: Callable[[str], None] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

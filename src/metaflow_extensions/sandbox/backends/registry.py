@@ -54,6 +54,31 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         None,
         "Linux namespaces on this machine: no daemon, no image, no root",
     ),
+    "docker": BuiltIn(
+        "metaflow_extensions.sandbox.backends.docker.backend:DockerBackend",
+        "docker",
+        "containers of a Docker engine, or of Podman's",
+    ),
+    "podman": BuiltIn(
+        "metaflow_extensions.sandbox.backends.docker.backend:PodmanBackend",
+        "docker",
+        "containers of a Podman service, or of Docker's",
+    ),
+    "nitrobox": BuiltIn(
+        "metaflow_extensions.sandbox.backends.nitrobox.backend:NitroboxBackend",
+        "nitrobox",
+        "containers without an engine, on Linux with Python 3.12 or newer",
+    ),
+    "pybox": BuiltIn(
+        "metaflow_extensions.sandbox.backends.pybox.backend:PyboxBackend",
+        "pybox",
+        "containers of the pybox command, as root",
+    ),
+    "metalbox": BuiltIn(
+        "metaflow_extensions.sandbox.backends.metalbox.backend:MetalboxBackend",
+        "metalbox",
+        "macOS processes with Metal, in Apple's sandbox profile",
+    ),
 }
 
 

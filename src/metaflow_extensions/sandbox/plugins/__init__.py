@@ -6,7 +6,12 @@ import os
 
 STEP_DECORATORS_DESC = [
     ("sandbox", ".sandbox_decorator.SandboxDecorator"),
-    ("bubblewrap", ".sandbox_decorator.BubblewrapDecorator"),
+    ("bubblewrap", ".aliases.BubblewrapDecorator"),
+    ("docker", ".aliases.DockerDecorator"),
+    ("podman", ".aliases.PodmanDecorator"),
+    ("nitrobox", ".aliases.NitroboxDecorator"),
+    ("pybox", ".aliases.PyboxDecorator"),
+    ("metalbox", ".aliases.MetalboxDecorator"),
 ]
 
 if os.environ.get("METAFLOW_SANDBOX_GUEST"):

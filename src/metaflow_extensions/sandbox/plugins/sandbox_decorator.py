@@ -219,9 +219,3 @@ class SandboxDecorator(StepDecorator):
         sys.stderr.flush()
         # Not an exception: @catch would take one for the step's own and let the flow go on.
         raise SystemExit(METAFLOW_EXIT_DISALLOW_RETRY)
-
-
-class BubblewrapDecorator(SandboxDecorator):  # noqa: D101 -- made from the other's
-    __doc__ = (SandboxDecorator.__doc__ or "").replace("throw-away sandbox", "throw-away bubblewrap sandbox")
-    name = "bubblewrap"
-    backend_name = "bubblewrap"

@@ -223,7 +223,7 @@ class TaskRun:
         try:
             spec = sandbox_spec(settings, task, self._argv, self._run.code(), directory)
             self._record.mark("opening")
-            self._sandbox = backend.open(spec)
+            self._sandbox = backend.open(dataclasses.replace(spec, tell=self._sink.say))
             try:
                 return self._in_sandbox(backend, self._sandbox)
             finally:

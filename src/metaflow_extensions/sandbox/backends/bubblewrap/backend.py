@@ -22,12 +22,13 @@ from ..cgroups import available as cgroup_limits
 from ..interface import Command, Feature, Isolation, SandboxInfo, SandboxSpec
 from ..local_state import LocalState, base_directory
 from ..options import check_options
+from ..warden import warden
 from . import binary, diagnosis
+from .leftovers import END, end
 from .limits import counts_processes_apart
 from .process import BubblewrapProcess
 from .sandbox import BubblewrapSandbox
 from .targets import check_source, checked
-from .warden import name_of_bwrap, warden
 
 __all__ = ["BubblewrapBackend", "BubblewrapProcess", "BubblewrapSandbox"]
 
@@ -78,7 +79,7 @@ class BubblewrapBackend:
         with _in_temporary_directory():
             base = base_directory()
             sandbox_id = LocalState.unused_id(base)
-        guard = warden(base)
+        guard = warden(END, str(base))
         # Before anything is made: this process may be killed at any moment.
         guard.watch(sandbox_id)
         try:
@@ -102,9 +103,7 @@ class BubblewrapBackend:
 
     def destroy(self, sandbox_id: str) -> None:
         """End a sandbox of any process of this user; idempotent."""
-        state = LocalState.find(base_directory(), sandbox_id)
-        if state:
-            state.destroy(name_of_bwrap(sandbox_id))
+        end(str(base_directory()), sandbox_id)
 
 
 @contextlib.contextmanager

@@ -12,13 +12,14 @@ from ..cgroups import Cgroup
 from ..cgroups import available as cgroup_limits
 from ..interface import Command, SandboxSpec
 from ..local_state import LocalState
+from ..warden import Warden
 from .identity import identity
 from .launch import launch
+from .leftovers import name_of_bwrap
 from .limits import counts_processes_apart, limit, resource_limits, sacrifice_first
 from .process import BubblewrapProcess
 from .profile import Attachments, Profile
 from .targets import checked
-from .warden import Warden, name_of_bwrap
 
 
 class BubblewrapSandbox:

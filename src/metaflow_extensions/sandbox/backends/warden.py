@@ -1,32 +1,35 @@
 """A process that outlives a killed launcher for as long as it takes to end the launcher's sandboxes.
 
-bwrap dies with the thread that started it, but what it starts while it sets up a sandbox does not
-yet: a launcher killed in those milliseconds would leave a command running. The warden holds one
-end of a pipe, hears of every sandbox that is opened and closed, and at the end of the pipe destroys
-those that are still open, with their directories and cgroups.
+What a daemon runs does not die with the launcher, and what bwrap starts while it sets up a sandbox
+does not yet. The warden holds one end of a pipe, hears of every sandbox that is opened and closed,
+and at the end of the pipe ends those that are still open.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
-_PACKAGES = Path(__file__).parents[4]
+_PACKAGES = str(Path(__file__).parents[3])
 # A shell waits, since most wardens are ended before they have anything to do; Python is started for the rest.
 _WAIT = 'heard=; while read -r line; do heard="$heard $line"; done; exec "$@" $heard'
-_PROGRAM = f"import sys; sys.path.insert(0, sys.argv[1]); from {__name__} import main; main(*sys.argv[2:])"
+_PROGRAM = f'import sys; sys.path += sys.argv[1].split(":"); from {__name__} import main; main(*sys.argv[2:])'
 _THEN = (sys.executable, "-I", "-S", "-c", _PROGRAM)
 
 
 class Warden:
-    """The warden of this process: there is one while any sandbox of the base directory is open."""
+    """The warden of this process for one kind of sandbox: there is one while any of them is open.
 
-    def __init__(self, base: Path) -> None:
-        self._base = base
+    ``end`` names a function as ``module:function``, called with ``arguments`` and the ids of what was left.
+    """
+
+    def __init__(self, end: str, *arguments: str) -> None:
+        self._words = [end, str(len(arguments)), *arguments]
         self._changing = threading.Lock()
         self._open: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,7 +72,15 @@ class Warden:
         if self._process is not None:
             self._process.communicate()
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", _WAIT, "sh", *_THEN, str(_PACKAGES), str(self._base)],
+            [
+                "/bin/sh",
+                "-c",
+                _WAIT,
+                "sh",
+                *_THEN,
+                ":".join([_PACKAGES, *filter(None, sys.path)]),
+                *self._words,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -82,24 +93,16 @@ class Warden:
 
 
 @functools.cache
-def warden(base: Path) -> Warden:
-    """The warden of this process for a base directory."""
-    return Warden(base)
+def warden(end: str, *arguments: str) -> Warden:
+    """The warden of this process that calls ``end`` with those arguments."""
+    return Warden(end, *arguments)
 
 
-def main(base: str, *heard: str) -> None:
-    """Destroy what was opened (+id) and not closed (-id) by a launcher that is gone."""
-    from ..local_state import LocalState
-
+def main(end: str, count: str, *words: str) -> None:
+    """End what was opened (+id) and not closed (-id) by a launcher that is gone."""
+    arguments, heard = words[: int(count)], words[int(count) :]
     left: set[str] = set()
     for word in heard:
         (left.add if word[0] == "+" else left.discard)(word[1:])
-    for sandbox_id in sorted(left):
-        state = LocalState.find(Path(base), sandbox_id)
-        if state:
-            state.destroy(name_of_bwrap(sandbox_id))
-
-
-def name_of_bwrap(sandbox_id: str) -> str:
-    """What a sandbox's bwrap processes are called, to be found without a record of their pids."""
-    return f"bwrap-{sandbox_id}"
+    module, _, function = end.partition(":")
+    getattr(importlib.import_module(module), function)(*arguments, *sorted(left))
