@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,10 +23,17 @@ def name() -> str:
     return f"bwrap-{secrets.token_hex(8)}"
 
 
+def await_name(process: subprocess.Popen[bytes]) -> None:
+    """The kernel lets the parent of a new program go on a moment before it shows the program's arguments."""
+    while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
+        time.sleep(0.001)
+
+
 @pytest.fixture
 def named(name: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process of that name."""
     with subprocess.Popen([name, "600"], executable="/usr/bin/sleep") as process:
+        await_name(process)
         yield process
         process.kill()
 
@@ -54,6 +62,7 @@ def test_what_was_not_remembered_is_destroyed_by_name(tmp_path: Path) -> None:
     """A launcher can be killed before it has written down what it started."""
     state = LocalState.create(tmp_path, {})
     with subprocess.Popen([name_of_bwrap(state.id), "600"], executable="/usr/bin/sleep") as process:
+        await_name(process)
         state.destroy(name_of_bwrap(state.id))
         assert process.wait(10) == -9
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -19,11 +20,13 @@ from metaflow_extensions.sandbox.backends.interface import (
     Feature,
     Isolation,
     Output,
+    PythonEnvironment,
     SandboxInfo,
     SandboxSpec,
     Stream,
 )
 from metaflow_extensions.sandbox.relay.services import SecretSource
+from metaflow_extensions.sandbox.supervisor.archives import Archives
 from metaflow_extensions.sandbox.supervisor.protocol import RunSettings, TaskSettings
 from metaflow_extensions.sandbox.supervisor.task import Outcome, RunContext, TaskRun
 from metaflow_extensions.sandbox.supervisor.watcher import Watcher
@@ -172,6 +175,7 @@ class Stage:
             lambda: self.services,
             lambda _name: self.backend,
             lambda: self.directory / "code",
+            Archives(self.directory, {}),
         )
         self.said = b""
 
@@ -181,6 +185,7 @@ class Stage:
         self._reading = threading.Thread(target=self._read, args=(reader,))
         self._reading.start()
         spec = settings.pop("spec", SandboxSpec(labels={"a": "b"}))
+        spec = dataclasses.replace(spec, python=PythonEnvironment(Path(sys.executable)))
         secrets: list[SecretSource] = []
         task = TaskSettings(
             IDENTITY, "open", spec, {"PYTHONPATH": str(PACKAGE)}, [], {STORE: True}, secrets, **settings

@@ -23,6 +23,7 @@ from ..relay.policy import TaskIdentity
 from ..relay.services import SecretSource
 from ..supervisor.protocol import RunSettings, TaskSettings
 from .code_package import copy_code
+from .libraries import libraries
 from .step_environment import card_root, step_environment
 from .supervisor_link import SupervisorLink
 
@@ -85,6 +86,11 @@ class RunLaunch:
         if attributes["datastore_access"] == "direct":
             raise UnsupportedOption(
                 f"datastore_access='direct' needs a cloud backend; {name} passes artifacts through the relay"
+            )
+        if not {Feature.MOUNT, Feature.STDIN} & backend.features:
+            raise UnsupportedOption(
+                f"the sandbox backend {name!r} has neither MOUNT nor STDIN: nothing can be passed into its "
+                "sandboxes, choose another one"
             )
         limits = {
             limit: attributes[limit]
@@ -157,7 +163,7 @@ class RunLaunch:
             cards=card_root(*self._datastore),
             metadata_type=self._metadata.TYPE,
             metadata_info=str(type(self._metadata).INFO),
-            python_path=map(str, self._python.path),
+            python_path=map(str, options.spec.python.path if options.spec.python else ()),
             user_variables={**variables, **options.env},
         )
 
@@ -177,6 +183,7 @@ class RunLaunch:
             local_root=local_root or "",
             datastore=f"{kind}@{root}",
             backends=[*self._backends] or [self._first_backend],
+            libraries=libraries(),
             tags=sorted(self._metadata.sticky_tags),
             max_artifact=number("MAX_ARTIFACT"),
             max_upload=number("MAX_UPLOAD"),

@@ -27,8 +27,10 @@ from .intake import Intake
 from .policy import Kind, Policy
 from .records import check_entry, check_name, check_question
 from .services import Limits, SecretSource, Services, Witness
+from .stdio import Channel
 
 Header = dict[str, Any]
+Connection = socket.socket | Channel
 BUFFER = 64 * 1024  # bytes, for each direction of a connection
 LARGE_HEADER = 64 * 1024  # bytes
 MAX_ERROR = 4096  # characters
@@ -66,7 +68,7 @@ class TaskRelay:
         self._lock = threading.Lock()
         # One at a time: what JSON becomes once parsed takes many times its bytes.
         self._large = threading.Lock()
-        self._connections: set[socket.socket] = set()
+        self._connections: set[Connection] = set()
         self._verbs: Mapping[str, Callable[[Header, BinaryIO, BinaryIO], Header | None]] = {
             "is_file": self._is_file,
             "info_file": self._info_file,
@@ -85,7 +87,7 @@ class TaskRelay:
             "ended": self._ended,
         }
 
-    def accept(self, connection: socket.socket) -> None:
+    def accept(self, connection: Connection) -> None:
         """Serve ``connection`` on a thread of its own; one over the limit is closed at once."""
         with self._lock:
             refused = len(self._connections) >= self.limits.connections
@@ -133,7 +135,7 @@ class TaskRelay:
         with self._lock:
             self._reporting = False
 
-    def _serve_socket(self, connection: socket.socket) -> None:
+    def _serve_socket(self, connection: Connection) -> None:
         try:
             with connection.makefile("rb", BUFFER) as reader, connection.makefile("wb", BUFFER) as writer:
                 self.serve(cast("BinaryIO", reader), cast("BinaryIO", writer))

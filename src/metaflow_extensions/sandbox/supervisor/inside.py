@@ -1,52 +1,55 @@
-"""What a task's sandbox shows and starts: mounts, labels and the guest's command line."""
+"""What is inside a task's sandbox, whichever way it gets there: paths, files, the guest's command line."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from .. import guest
-from ..backends.interface import Command, Mount, SandboxSpec
 from ..guest.run import ADDRESS_VARIABLE
+from ..guest.unpack import MOUNTED_AT
 from .protocol import RunSettings, TaskSettings
-from .reaper import LABEL
 
-INSIDE = PurePosixPath("/run/metaflow-sandbox")
+INSIDE = PurePosixPath(MOUNTED_AT)
+CODE = "code"  # the flow's own files
+LIBRARIES = "lib"  # Metaflow and its extensions, where the launcher's own environment is not visible
+RELAY = "relay"  # the relay's socket
+BOOTSTRAP = Path(guest.__file__).with_name("bootstrap.py")
+PYTHON = "python3"  # of an image
 # Options of Metaflow's command for a step that name a file of the launcher, and its name inside.
 FILES = {"--local-config-file": "config.json", "--artifacts-module": "artifacts.py"}
-RELAY = "relay"  # the relay's socket, in the task's directory and inside
 
 
-def sandbox_spec(
-    run: RunSettings, task: TaskSettings, argv: Sequence[str], code: Path, directory: Path
-) -> SandboxSpec:
-    """The sandbox for the step's command ``argv``; ``directory`` is the task's own, private."""
-    mounts = [
-        *task.spec.mounts,
-        Mount(code, INSIDE / "code"),
-        Mount(directory / RELAY, INSIDE / RELAY, read_only=False),
-    ]
-    for option, name in FILES.items():
-        if option in argv:
-            copy = directory / name
-            copy.write_bytes(Path(argv[argv.index(option) + 1]).read_bytes())
-            # Readable by whoever the backend runs the step as; the directory above is private.
-            copy.chmod(0o644)
-            mounts.append(Mount(copy, INSIDE / name))
-    labels = {**task.spec.labels, LABEL: Path(run.directory).name}
-    return dataclasses.replace(task.spec, mounts=mounts, labels=labels)
+def files_of(argv: Sequence[str]) -> dict[str, Path]:
+    """Name inside of each file that the step's command names, and where it is on the launcher."""
+    return {name: Path(argv[argv.index(option) + 1]) for option, name in FILES.items() if option in argv}
 
 
-def guest_command(run: RunSettings, task: TaskSettings, argv: Sequence[str]) -> Command:
-    """The guest's command, which starts the step's ``argv`` inside."""
+def interpreter(task: TaskSettings, argv: Sequence[str]) -> str:
+    """The Python inside: the step's executable=, the launcher's own, or the image's."""
+    return task.executable or (argv[0] if task.spec.python else PYTHON)
+
+
+def bootstrap(task: TaskSettings) -> str:
+    """Path of the guest's first script, where it is mounted."""
+    if task.spec.python:
+        return str(BOOTSTRAP)
+    return str(INSIDE / LIBRARIES / "metaflow_extensions/sandbox/guest" / BOOTSTRAP.name)
+
+
+def step_words(run: RunSettings, task: TaskSettings, argv: Sequence[str]) -> list[str]:
+    """The step's command line with paths as they are inside."""
     words = [Path(word).name if word == run.script else word for word in argv]
     for option, name in FILES.items():
         if option in words:
             words[words.index(option) + 1] = str(INSIDE / name)
-    python = words[0] = task.executable or words[0]
-    bootstrap = Path(guest.__file__).with_name("bootstrap.py")
-    return Command(
-        [python, "-I", "-S", str(bootstrap), str(INSIDE / "code"), "--", *words],
-        env={**task.env, ADDRESS_VARIABLE: f"unix:{INSIDE / RELAY}"},
-    )
+    return [interpreter(task, argv), *words[1:]]
+
+
+def step_variables(task: TaskSettings) -> Mapping[str, str]:
+    """The step's whole environment."""
+    variables = {**task.env, ADDRESS_VARIABLE: f"unix:{INSIDE / RELAY}"}
+    if not task.spec.python:
+        given = variables.get("PYTHONPATH")
+        variables["PYTHONPATH"] = ":".join([str(INSIDE / LIBRARIES), *([given] if given else [])])
+    return variables

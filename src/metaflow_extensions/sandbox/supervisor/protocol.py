@@ -23,6 +23,8 @@ class RunSettings:
 
     ``directory`` is the run's private directory, ``control`` the descriptor of the listening
     socket in it, ``datastore`` is TYPE@ROOT, ``max_*`` are in MiB. ``backends`` are imported ahead.
+    ``libraries`` map where Metaflow and its extensions are to be, below a directory of the search path, to
+    where they are on the launcher.
     """
 
     flow: str
@@ -35,6 +37,7 @@ class RunSettings:
     local_root: str
     datastore: str
     backends: list[str] = field(default_factory=list)
+    libraries: dict[str, str] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
     max_artifact: int = 8 * 1024
     max_upload: int = 64 * 1024

@@ -18,6 +18,7 @@ from ..backends import registry
 from ..backends.interface import Backend
 from ..errors import SandboxError, UnsupportedOption
 from ..relay.services import Services
+from .archives import Archives
 from .protocol import CodeSettings, RunSettings, TaskSettings, decode
 from .reaper import BACKENDS, CLOSING, destroy_all
 from .shim import ENDED
@@ -49,7 +50,12 @@ class Server:
         self._control = socket.socket(fileno=settings.control)
         self._control.setblocking(False)
         self._context = RunContext(
-            settings, self._watcher, self._services.result, self._backend, self._code_directory
+            settings,
+            self._watcher,
+            self._services.result,
+            self._backend,
+            self._code_directory,
+            Archives(Path(settings.directory), settings.libraries),
         )
 
     def serve(self, word: int) -> None:

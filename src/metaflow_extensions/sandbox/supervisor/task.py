@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import random
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,10 +19,12 @@ from ..relay.policy import Policy
 from ..relay.server import TaskRelay
 from ..relay.services import Limits, Services
 from ..relay.vetting import ArtifactPolicy
-from .inside import RELAY, guest_command, sandbox_spec
+from .archives import Archives
 from .output import OutputSink
 from .protocol import RunSettings, TaskSettings
+from .reaper import LABEL
 from .record import TaskRecord, identity, launcher_facts, network_label
+from .transports import Surroundings, Transport, transport
 from .watcher import Watcher
 
 GRACE = 3.0  # seconds between a signal and the end; Metaflow's scheduler kills after 5
@@ -46,6 +46,7 @@ class RunContext:
     services: Callable[[], Services]
     backend: Callable[[str], Backend]
     code: Callable[[], Path]
+    archives: Archives
 
     @property
     def limits(self) -> Limits:
@@ -219,13 +220,26 @@ class TaskRun:
             launcher_facts(settings.datastore, task.env),
             self._run.limits,
         )
-        listener = self._listen(directory / RELAY, self._relay)
+        way = transport(
+            backend.features,
+            self._relay,
+            Surroundings(
+                settings,
+                task,
+                self._argv,
+                directory,
+                self._run.watcher,
+                self._run.code,
+                self._run.archives,
+            ),
+        )
         try:
-            spec = sandbox_spec(settings, task, self._argv, self._run.code(), directory)
+            spec = way.spec()
+            labels = {**spec.labels, LABEL: Path(settings.directory).name}
             self._record.mark("opening")
-            self._sandbox = backend.open(dataclasses.replace(spec, tell=self._sink.say))
+            self._sandbox = backend.open(dataclasses.replace(spec, labels=labels, tell=self._sink.say))
             try:
-                return self._in_sandbox(backend, self._sandbox)
+                return self._in_sandbox(backend, self._sandbox, way)
             finally:
                 self._record.mark("closing")
                 try:
@@ -237,13 +251,13 @@ class TaskRun:
                 if self._user_code_started:
                     self._register(self._record.measurements())
         finally:
-            self._run.watcher.forget(listener)
+            way.close()
             self._relay.close()
             shutil.rmtree(directory)
 
-    def _in_sandbox(self, backend: Backend, sandbox: Sandbox) -> Outcome:
+    def _in_sandbox(self, backend: Backend, sandbox: Sandbox, way: Transport) -> Outcome:
         task = self._task
-        process = sandbox.start(guest_command(self._run.settings, task, self._argv))
+        process = sandbox.start(way.command())
         self._process = process
         self._record.mark("opened")
         self._sink.say(
@@ -257,7 +271,7 @@ class TaskRun:
         else:
             forget = None
         try:
-            for output in process.output():
+            for output in way.output(process):
                 self._sink.feed(output)
             return self._outcome(process.wait())
         finally:
@@ -297,21 +311,6 @@ class TaskRun:
                 "memory= sets the limit."
             )
         return "The step was killed: by something in it, or because this machine ran out of memory."
-
-    def _listen(self, path: Path, relay: TaskRelay) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(str(path))
-        # Connected to from inside by whoever the backend runs the step as.
-        path.chmod(0o666)
-        listener.listen(16)
-        listener.setblocking(False)
-
-        def accept() -> None:
-            with contextlib.suppress(BlockingIOError):  # it is gone again
-                relay.accept(listener.accept()[0])
-
-        self._run.watcher.watch(listener, accept)
-        return listener
 
     def _register(self, values: Mapping[str, str]) -> None:
         identity = self._task.identity

@@ -1,0 +1,80 @@
+"""Tar archives of what a guest needs, for sandboxes in which nothing can be mounted."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..guest.unpack import SIZE
+from .inside import BOOTSTRAP, CODE, LIBRARIES
+
+if TYPE_CHECKING:
+    from tarfile import TarInfo
+
+CHUNK = 1 << 20  # bytes
+# Bytecode of other Pythons, and parts of Metaflow that no step imports.
+LEFT_OUT = ("tutorials", "v3_5", "v3_6", "v3_7")
+BYTECODE = f".{sys.implementation.cache_tag}.pyc"
+
+
+class Archives:
+    """The archives that the tasks of a run share; each is made when it is first needed."""
+
+    def __init__(self, directory: Path, libraries: Mapping[str, str]) -> None:
+        self._directory = directory
+        self._libraries = libraries
+        self._making = threading.Lock()
+
+    def of_run(self, code: Path, *, hosted: bool) -> Path:
+        """The guest and the flow's code; unless ``hosted``, Metaflow and its extensions as well."""
+        # As below: it takes as long to import as everything else here, and most runs mount.
+        import tarfile
+
+        path = self._directory / ("hosted.tar" if hosted else "whole.tar")
+        with self._making:
+            if not path.exists():
+                draft = path.with_suffix(".draft")
+                with tarfile.open(draft, "w") as archive:
+                    archive.add(BOOTSTRAP.parent, "guest", filter=_wanted)
+                    archive.add(code, CODE, filter=_anonymous)
+                    for name, source in {} if hosted else self._libraries.items():
+                        archive.add(source, f"{LIBRARIES}/{name}", filter=_wanted)
+                draft.rename(path)
+        return path
+
+
+def task_archive(files: Mapping[str, Path], directory: Path) -> Path:
+    """An archive of one task's own files, by their names inside."""
+    import tarfile
+
+    path = directory / "task.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, source in files.items():
+            archive.add(source, name, filter=_anonymous)
+    return path
+
+
+def framed(*archives: Path) -> Iterator[bytes]:
+    """Each archive behind its length, in pieces."""
+    for archive in archives:
+        yield SIZE.pack(archive.stat().st_size)
+        with archive.open("rb") as source:
+            while chunk := source.read(CHUNK):
+                yield chunk
+
+
+def _anonymous(member: TarInfo) -> TarInfo:
+    """Without the launcher's users."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
+
+
+def _wanted(member: TarInfo) -> TarInfo | None:
+    name = Path(member.name).name
+    if name in LEFT_OUT or (name.endswith(".pyc") and not name.endswith(BYTECODE)):
+        return None
+    return _anonymous(member)
