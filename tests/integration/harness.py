@@ -15,6 +15,9 @@ from pathlib import Path
 FLOWS = Path(__file__).with_name("flows")
 RUN_ID = re.compile(r"\(run-id ([^)]+)\)")
 TIMEOUT = 240  # seconds; a run that takes longer hangs
+# Which backend the flow suite runs on, and its settings: METAFLOW_SANDBOX_TESTS_IMAGE and the like.
+SETTING = "METAFLOW_SANDBOX_TESTS_"
+BACKEND = os.environ.get(f"{SETTING}BACKEND", "bubblewrap")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,20 @@ def flow_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     }
     # Metaflow's own default, in /tmp, belongs to whoever used it first.
     cache = Path(tempfile.gettempdir(), f"metaflow_client-{os.getuid()}")
-    return {**kept, "METAFLOW_USER": "tester", "METAFLOW_CLIENT_CACHE_PATH": str(cache), **(extra or {})}
+    return {
+        **kept,
+        **backend_settings(),
+        "METAFLOW_USER": "tester",
+        "METAFLOW_CLIENT_CACHE_PATH": str(cache),
+        **(extra or {}),
+    }
+
+
+def backend_settings() -> dict[str, str]:
+    """METAFLOW_SANDBOX_… for each METAFLOW_SANDBOX_TESTS_… that names a backend or an option of it."""
+    names = ("BACKEND", "IMAGE", "NETWORK", "BACKEND_OPTIONS")
+    given = {name: os.environ.get(SETTING + name) for name in names}
+    return {f"METAFLOW_SANDBOX_{name}": value for name, value in given.items() if value}
 
 
 def place_flow(name: str, directory: Path) -> Path:

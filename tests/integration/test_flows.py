@@ -7,6 +7,7 @@ import ast
 import pytest
 
 from .both_ways import BothWays, Recorded, assert_same, run_both_ways
+from .harness import BACKEND
 
 BYTES = bytes(range(256))
 LABEL = "spaced ünïcode 'quoted' \"label\" --with $HOME"
@@ -14,7 +15,7 @@ LABEL = "spaced ünïcode 'quoted' \"label\" --with $HOME"
 
 def ran_inside(recorded: Recorded) -> bool:
     """Whether every task of a run was in a sandbox."""
-    return all(task["metadata"].get("sandbox-backend") == "bubblewrap" for task in recorded.tasks.values())
+    return all(task["metadata"].get("sandbox-backend") == BACKEND for task in recorded.tasks.values())
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +152,8 @@ def test_retry_runs_again_in_a_new_sandbox(decorated: BothWays) -> None:
     assert task["artifacts"]["attempts"] == ["int", "3"]
     assert "lost" not in task["artifacts"]
     output = decorated.sandboxed.process.output
-    mine = [line for line in output.splitlines() if "/retried/" in line and "[sandbox] bubblewrap" in line]
-    assert len({line.split("[sandbox] bubblewrap ")[1].split()[0] for line in mine}) == 3
+    mine = [line for line in output.splitlines() if "/retried/" in line and f"[sandbox] {BACKEND}" in line]
+    assert len({line.split(f"[sandbox] {BACKEND} ")[1].split()[0] for line in mine}) == 3
 
 
 def test_catch_keeps_the_exception_and_goes_on(decorated: BothWays) -> None:

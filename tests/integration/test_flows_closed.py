@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from .both_ways import place
-from .harness import FlowRun, read_results, run_flow
+from .harness import BACKEND, FlowRun, read_results, run_flow
 
 DISALLOW_RETRY = 202  # the exit code after which Metaflow's orchestrators do not try again
 
@@ -74,4 +74,4 @@ def test_pretending_to_be_a_guest_is_of_no_use(run: FlowRun) -> None:
 def test_with_adds_no_second_sandbox(run: FlowRun) -> None:
     """Guards `--with` for a step that is sandboxed already: it is in one sandbox, as the others."""
     again = run_flow(run.directory / "closed_flow.py", "run", "--with", "sandbox")
-    assert again.output.count("[sandbox] bubblewrap ") == 5
+    assert again.output.count(f"[sandbox] {BACKEND} ") == 5

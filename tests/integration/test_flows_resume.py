@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .both_ways import SANDBOXED, BothWays, Recorded, assert_same, place, record
-from .harness import FlowRun, run_flow
+from .harness import BACKEND, FlowRun, run_flow
 
 BROKEN = {"BROKEN": "yes"}
 
@@ -52,7 +52,7 @@ def test_only_what_failed_runs_again(resumed: BothWays) -> None:
     tasks = resumed.sandboxed.tasks
     again = {key for key, task in tasks.items() if task["metadata"].get("origin-task-id", "None") == "None"}
     assert again == {"body[1]#1", "join[]#1", "end[]#1"}
-    assert resumed.sandboxed.process.output.count("[sandbox] bubblewrap ") == 3
+    assert resumed.sandboxed.process.output.count(f"[sandbox] {BACKEND} ") == 3
 
 
 def test_plain_run_can_be_resumed_sandboxed(tmp_path: Path) -> None:
@@ -71,4 +71,4 @@ def test_resume_from_a_step(tmp_path: Path) -> None:
     run = record(again, "ResumeFlow")
     assert run.run["id"] != first.run_id
     assert run.run["successful"]
-    assert again.output.count("[sandbox] bubblewrap ") == 2
+    assert again.output.count(f"[sandbox] {BACKEND} ") == 2

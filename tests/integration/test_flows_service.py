@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from .both_ways import SANDBOXED, BothWays, place
-from .harness import TIMEOUT, flow_environment, read_results
+from .harness import BACKEND, TIMEOUT, flow_environment, read_results
 from .live import live_flow
 from .recorder import Recorder, recording
 from .tour import check_cards, check_tour, run_tour
@@ -121,7 +121,7 @@ def test_documented_way_of_starting_the_service(tmp_path: Path) -> None:
         output = service(tmp_path, "run", "--", sys.executable, flow.name, "run", *SANDBOXED)
     finally:
         service(tmp_path, "stop")
-    assert output.count("[sandbox] bubblewrap ") == 3
+    assert output.count(f"[sandbox] {BACKEND} ") == 3
     assert "Done!" in output
     script = "from metaflow import Flow\nprint(Flow('SmallFlow').latest_run.data.total)"
     assert read_results(tmp_path, script).strip() == "6"

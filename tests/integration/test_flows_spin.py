@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .both_ways import place
-from .harness import FlowRun, read_results, run_flow
+from .harness import BACKEND, FlowRun, read_results, run_flow
 
 ARTIFACTS = b"ARTIFACTS = {'factor': 1000}\n"
 
@@ -63,7 +63,7 @@ def spun(tmp_path_factory: pytest.TempPathFactory) -> Spun:
 def test_task_of_a_foreach_is_spun(spun: Spun) -> None:
     """Guards spin: its parameters, its place in the foreach, its artifacts and its sandbox."""
     process = spun.spin(f"body/{spun.body}", "--persist")
-    assert process.output.count("[sandbox] bubblewrap ") == 1
+    assert process.output.count(f"[sandbox] {BACKEND} ") == 1
     assert "spun 41" in process.output
     found = spun.artifacts("body", process)
     assert found["result"] == 41
@@ -75,7 +75,7 @@ def test_sandboxed_spin_gives_what_a_plain_one_gives(spun: Spun) -> None:
     plain = spun.spin(f"join/{spun.join}", "--persist", "--skip-decorators")
     sandboxed = spun.spin(f"join/{spun.join}", "--persist")
     assert "[sandbox]" not in plain.output
-    assert "[sandbox] bubblewrap " in sandboxed.output
+    assert f"[sandbox] {BACKEND} " in sandboxed.output
     ours, theirs = spun.artifacts("join", sandboxed), spun.artifacts("join", plain)
     assert (ours.pop("inside"), theirs.pop("inside")) == ("1", None)
     assert ours == theirs

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from .both_ways import SANDBOXED, Recorded, place, record
-from .harness import read_results, run_flow
+from .harness import BACKEND, read_results, run_flow
 
 TAGGED = ("--tag", "of:this-run", "--tag", "second")
 RUNNER = """
@@ -91,7 +91,7 @@ def test_logs_tell_of_the_sandbox(runs: tuple[Recorded, Recorded]) -> None:
     run = runs[1]
     flow = run.process.directory / "small_flow.py"
     text = run_flow(flow, "--quiet", "logs", f"{run.run['id']}/middle", "--stderr").output
-    assert f"[sandbox] bubblewrap {run.task('middle')['metadata']['sandbox-id']} " in text
+    assert f"[sandbox] {BACKEND} {run.task('middle')['metadata']['sandbox-id']} " in text
 
 
 def test_artifacts_are_dumped(runs: tuple[Recorded, Recorded]) -> None:

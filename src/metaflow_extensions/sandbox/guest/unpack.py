@@ -14,12 +14,14 @@ from typing import List
 
 SIZE = struct.Struct("!Q")
 MOUNTED_AT = "/run/metaflow-sandbox"
+MAX_SOCKET_PATH = 103  # bytes, macOS's; Linux has four more
 
 
 def main(words: List[str]) -> int:
     """Unpack, and run the guest with ``words``, where paths below MOUNTED_AT become the unpacked ones."""
     # Here, because the launcher imports this module for its constants.
     import tarfile
+    import tempfile
 
     place = os.path.join(os.environ.get("TMPDIR", "/tmp"), "metaflow-sandbox")
     os.mkdir(place, 0o700)
@@ -29,12 +31,15 @@ def main(words: List[str]) -> int:
             # The launcher's own archive; newer Pythons warn where no filter is named.
             archive.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)
             archive.extractall(place)  # noqa: S202
+    relay = os.path.join(place, "relay")
+    if len(os.fsencode(relay)) > MAX_SOCKET_PATH:
+        relay = os.path.join(tempfile.mkdtemp(dir="/tmp"), "relay")
     for name, value in os.environ.items():
-        os.environ[name] = value.replace(MOUNTED_AT, place)
+        os.environ[name] = value.replace(MOUNTED_AT + "/relay", relay).replace(MOUNTED_AT, place)
     sys.path.insert(0, place)
     from guest import stdio
 
-    code: int = stdio.main([word.replace(MOUNTED_AT, place) for word in words], os.path.join(place, "relay"))
+    code: int = stdio.main([word.replace(MOUNTED_AT, place) for word in words], relay)
     return code
 
 
