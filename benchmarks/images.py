@@ -1,0 +1,68 @@
+"""What a step in a container or a virtual machine costs, against what its runtime costs by itself.
+
+Of the backend that METAFLOW_SANDBOX_BACKEND and METAFLOW_SANDBOX_IMAGE choose; its floor is the shell
+command in METAFLOW_SANDBOX_FLOOR, such as ``podman run --rm --network none IMAGE true``.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+from .measure import Series, run_flow
+from .report import Row
+
+SETTINGS = ("BACKEND", "IMAGE", "NETWORK", "BACKEND_OPTIONS")
+FLOOR = "METAFLOW_SANDBOX_FLOOR"
+LIMIT = 1.3
+
+
+def steps_in_images(directory: Path, repeat: int) -> list[Row]:
+    """What sandboxing one step of three adds to the run, in floors."""
+    names = [f"METAFLOW_SANDBOX_{name}" for name in SETTINGS]
+    environment = {name: os.environ[name] for name in names if name in os.environ}
+    if FLOOR not in os.environ or len(environment) < 2:
+        raise SystemExit(f"images: set METAFLOW_SANDBOX_BACKEND, METAFLOW_SANDBOX_IMAGE and {FLOOR}")
+    floor = shlex.split(os.environ[FLOOR])
+
+    def bare() -> float:
+        begin = perf_counter()
+        subprocess.run(floor, check=True, stdout=subprocess.DEVNULL)
+        return perf_counter() - begin
+
+    def plain() -> float:
+        return run_flow("linear.py", "run", directory=directory).seconds
+
+    def sandboxed() -> float:
+        return run_flow("linear_middle.py", "run", directory=directory, environment=environment).seconds
+
+    floors, plains, walled = (Series(tuple(times)) for times in turns(repeat, bare, plain, sandboxed))
+    return [
+        Row(
+            f"one step of three in {environment['METAFLOW_SANDBOX_BACKEND']}, added, against its floor",
+            f"{floors.low * 1000:.0f} ms ±{floors.spread:.0%}",
+            f"{(walled.low - plains.low) * 1000:.0f} ms",
+            (walled.low - plains.low) / floors.low,
+            "x",
+            LIMIT,
+            repeat,
+            (walled.median - plains.median) / floors.median,
+        )
+    ]
+
+
+def turns(repeat: int, *actions: Callable[[], float]) -> list[list[float]]:
+    """Results of each action, done one after the other, after one of each that does not count."""
+    for action in actions:
+        action()
+    results: list[list[float]] = [[] for _ in actions]
+    for number in range(repeat):
+        # The one that goes first changes.
+        for place in range(len(actions)):
+            index = (place + number) % len(actions)
+            results[index].append(actions[index]())
+    return results
