@@ -50,7 +50,7 @@ def test_process_is_known_by_its_start(named: subprocess.Popen[bytes]) -> None:
 
 def test_processes_are_found_by_their_own_name(name: str, named: subprocess.Popen[bytes]) -> None:
     """An argument that equals the name, or a longer name, is not the name."""
-    with subprocess.Popen(["sh", "-c", "sleep 600", name]) as argument:
+    with subprocess.Popen(["sh", "-c", "read _", name], stdin=subprocess.PIPE) as argument:
         with subprocess.Popen([name + "0", "600"], executable="/usr/bin/sleep") as longer:
             end_named(name)
             assert (named.wait(10), argument.poll(), longer.poll()) == (-9, None, None)
