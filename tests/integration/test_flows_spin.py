@@ -28,12 +28,15 @@ class Spun:
         return run_flow(self.flow, "spin", *options, f"SpinFlow/{self.run.run_id}/{pathspec}", check=check)
 
     def artifacts(self, step: str, process: FlowRun) -> dict[str, object]:
-        """Artifacts of a task that was spun, read with Metaflow's Client."""
+        """Artifacts that a task made when it was spun, read with Metaflow's Client.
+
+        What it has by reference, its parameters, Metaflow leaves in the datastore of the run.
+        """
         script = (
             "import json\nfrom metaflow import Step, inspect_spin, namespace\n"
             "inspect_spin('.')\nnamespace(None)\n"
             f"task = Step('SpinFlow/{spun_id(process)}/{step}').task\n"
-            "print(json.dumps({a.id: a.data for a in task if a.id != 'pathspec'}, default=repr))"
+            "print(json.dumps({a.id: a.data for a in task if a.id not in ('pathspec', 'factor')}, default=repr))"
         )
         found: dict[str, object] = json.loads(read_results(self.flow.parent, script))
         return found
