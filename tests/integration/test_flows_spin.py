@@ -36,7 +36,8 @@ class Spun:
             "import json\nfrom metaflow import Step, inspect_spin, namespace\n"
             "inspect_spin('.')\nnamespace(None)\n"
             f"task = Step('SpinFlow/{spun_id(process)}/{step}').task\n"
-            "print(json.dumps({a.id: a.data for a in task if a.id not in ('pathspec', 'factor')}, default=repr))"
+            "made = {a.id: a.data for a in task if a.id not in ('pathspec', 'factor')}\n"
+            "print(json.dumps(made, default=repr))"
         )
         found: dict[str, object] = json.loads(read_results(self.flow.parent, script))
         return found
