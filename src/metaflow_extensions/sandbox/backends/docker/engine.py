@@ -1,0 +1,114 @@
+"""Where the engine is, and what it can limit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import requests
+from docker.context import ContextAPI
+from docker.errors import DockerException
+from docker.tls import TLSConfig
+
+from ...errors import BackendUnavailable
+
+TIMEOUT = 120  # seconds for one answer of the engine
+REMOTE = (
+    "the engine at {url} is on another machine, where the flow's code and the relay can't be mounted: unset "
+    "{origin}, or point it to a unix socket of this machine"
+)
+MISSING = (
+    "no {wanted} engine answers on this machine; tried {tried}. Start one (systemctl start docker, or "
+    "systemctl --user start podman.socket), or name its socket: DOCKER_HOST=unix:///path/to.sock"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an engine may listen, and what says so."""
+
+    url: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine that answers; the ``can_…`` say which limits its kernel enforces."""
+
+    client: docker.APIClient
+    url: str
+    name: str
+    can_limit_memory: bool
+    can_limit_cpu: bool
+    can_limit_processes: bool
+    has_gpus: bool
+
+
+def connect(*, podman_first: bool) -> Engine:
+    """The first engine that answers. Raises BackendUnavailable, naming those that were tried."""
+    tried = []
+    for place in places(podman_first=podman_first):
+        try:
+            return _connect(place)
+        except (DockerException, requests.exceptions.RequestException) as error:  # noqa: PERF203
+            tried.append(f"{place.url} ({place.origin}: {_shortly(error)})")
+    wanted = "Podman" if podman_first else "Docker"
+    raise BackendUnavailable(MISSING.format(wanted=wanted, tried="; ".join(tried) or "nothing"))
+
+
+def places(
+    *, podman_first: bool, environ: Mapping[str, str] = os.environ, uid: int | None = None
+) -> Iterator[Place]:
+    """Where to look, in order; what the user names is the only one."""
+    names = ("CONTAINER_HOST", "DOCKER_HOST") if podman_first else ("DOCKER_HOST",)
+    named = [Place(environ[name], name) for name in names if environ.get(name)]
+    if named:
+        yield named[0]
+        return
+    runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid() if uid is None else uid}"
+    podman = [f"{runtime}/podman/podman.sock", "/run/podman/podman.sock"]
+    docker_ = ["/var/run/docker.sock", f"{runtime}/docker.sock"]
+    if not podman_first:
+        yield from _of_context(environ)
+    for path in [*podman, *docker_] if podman_first else [*docker_, *podman]:
+        yield Place(f"unix://{path}", "its usual place")
+
+
+def _of_context(environ: Mapping[str, str]) -> Iterator[Place]:
+    """The engine of the user's current Docker context, unless it is the usual one."""
+    name = environ.get("DOCKER_CONTEXT") or ContextAPI.get_current_context_name()
+    context = ContextAPI.get_context(name) if name and name != "default" else None
+    if context is not None:
+        yield Place(context.Host, f"the Docker context {name!r}")
+
+
+def _connect(place: Place) -> Engine:
+    if not place.url.startswith("unix://"):
+        raise BackendUnavailable(REMOTE.format(url=place.url, origin=place.origin))
+    path = place.url.removeprefix("unix://")
+    if not Path(path).exists():
+        raise DockerException("no such socket")
+    tls: TLSConfig | bool = False
+    client = docker.APIClient(base_url=place.url, version="auto", timeout=TIMEOUT, tls=tls)
+    info = client.info()
+    runtimes = info.get("Runtimes") or {}
+    return Engine(
+        client,
+        place.url,
+        str(info.get("OperatingSystem") or "engine"),
+        can_limit_memory=bool(info.get("MemoryLimit")),
+        can_limit_cpu=bool(info.get("CpuCfsQuota") or info.get("CPUCfsQuota")),
+        can_limit_processes=bool(info.get("PidsLimit")),
+        has_gpus="nvidia" in runtimes or bool(info.get("CDISpecDirs") and _cdi_gpus()),
+    )
+
+
+def _cdi_gpus() -> bool:
+    return any(list(Path(place).glob("nvidia*")) for place in ("/etc/cdi", "/var/run/cdi"))
+
+
+def _shortly(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -1,0 +1,123 @@
+"""An image that is there, or is pulled with the user's own credentials."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+import requests
+from docker.errors import APIError, ImageNotFound
+from docker.utils import parse_repository_tag
+
+from ...errors import StartFailed, UnsupportedOption
+from .engine import Engine
+
+DEFAULT = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
+POLICIES = ("missing", "always", "never")
+TELL_EVERY = 5.0  # seconds between two lines of progress
+REFUSED = ("unauthorized", "denied", "authentication required", "forbidden", "401", "403")
+UNKNOWN = (
+    "not found",
+    "manifest unknown",
+    "name unknown",
+    "no such image",
+    "404",
+    "repository does not exist",
+)
+
+
+def ensure(engine: Engine, image: str, policy: str, tell: Callable[[str], None] | None) -> Mapping[str, Any]:
+    """The image's description by the engine, pulled first where the policy says so.
+
+    Raises UnsupportedOption when it does not exist or is denied, StartFailed when its registry fails.
+    """
+    found = None if policy == "always" else _inspect(engine.client, image)
+    if found is None and policy == "never":
+        raise UnsupportedOption(
+            f"the image {image!r} is not in the engine at {engine.url}, and pull_policy='never': pull it "
+            "first, or leave out pull_policy"
+        )
+    if found is None:
+        _pull(engine, image, tell or (lambda _line: None))
+        found = _inspect(engine.client, image)
+    if found is None:
+        raise StartFailed(f"the image {image!r} was pulled and is not there: look at the engine's log")
+    return found
+
+
+def _inspect(client: docker.APIClient, image: str) -> Mapping[str, Any] | None:
+    try:
+        answer: Mapping[str, Any] = client.inspect_image(image)
+    except ImageNotFound:
+        return None
+    except (APIError, requests.exceptions.RequestException) as error:
+        raise StartFailed(f"the engine does not say whether it has the image {image!r}: {error}") from error
+    return answer
+
+
+def _pull(engine: Engine, image: str, tell: Callable[[str], None]) -> None:
+    repository, tag = parse_repository_tag(image)
+    tell(f"pulling the image {image}")
+    begin = told = time.monotonic()
+    try:
+        for line in engine.client.pull(
+            repository, tag or "latest", stream=True, decode=True, auth_config=_credentials(repository)
+        ):
+            if line.get("error"):
+                raise _refusal(image, str(line["error"]))
+            if time.monotonic() - told > TELL_EVERY:
+                told = time.monotonic()
+                tell(f"pulling the image {image}: {_progress(line)}")
+    except APIError as error:
+        raise _refusal(image, str(error.explanation or error)) from error
+    except requests.exceptions.RequestException as error:
+        raise StartFailed(f"the engine broke off pulling the image {image!r}: {error}") from error
+    tell(f"pulled the image {image} in {time.monotonic() - begin:.0f} s")
+
+
+def _progress(line: Mapping[str, Any]) -> str:
+    return " ".join(str(line[name]) for name in ("id", "status", "progress") if line.get(name)) or "working"
+
+
+def _refusal(image: str, reason: str) -> Exception:
+    """What a failed pull is: the engine passes on the registry's words and nothing more structured."""
+    said = reason.lower()
+    if any(word in said for word in REFUSED):
+        return UnsupportedOption(
+            f"the registry denies the image {image!r} ({reason.strip()}): log in with docker login or podman "
+            "login, or correct image="
+        )
+    if any(word in said for word in UNKNOWN):
+        return UnsupportedOption(f"there is no image {image!r} ({reason.strip()}): correct image=")
+    return StartFailed(f"the image {image!r} can't be pulled: {reason.strip()}")
+
+
+def _credentials(repository: str) -> Mapping[str, str] | None:
+    """Podman's own login for a registry; Docker's is found by the SDK, as None says."""
+    registry = docker.auth.resolve_repository_name(repository)[0]
+    if docker.auth.load_config().resolve_authconfig(registry):
+        return None
+    for path in _auth_files():
+        try:
+            kept = json.loads(path.read_text()).get("auths", {}).get(registry, {}).get("auth")
+        except FileNotFoundError:
+            continue
+        if kept:
+            user, password = docker.auth.decode_auth(kept)
+            return {"username": user, "password": password}
+    return None
+
+
+def _auth_files() -> Iterator[Path]:
+    if os.environ.get("REGISTRY_AUTH_FILE"):
+        yield Path(os.environ["REGISTRY_AUTH_FILE"])
+    if os.environ.get("XDG_RUNTIME_DIR"):
+        yield Path(os.environ["XDG_RUNTIME_DIR"], "containers/auth.json")
+    yield Path(f"/run/containers/{os.getuid()}/auth.json")
+    yield Path.home() / ".config/containers/auth.json"

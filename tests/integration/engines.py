@@ -1,0 +1,125 @@
+"""A Podman service of the tests' own: storage in the tests' cache, sockets in a temporary directory."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import docker
+
+from .images import cache, sha256, tree_archive, why_no_images
+
+WAIT = 30.0  # seconds for the service to listen
+# On a hybrid layout of cgroups crun takes the empty unified hierarchy for the whole; without it, it uses v1.
+SERVE = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$@"'
+NEEDED = {
+    "podman": "podman",
+    "crun": "crun",
+    "conmon": "conmon",
+    "unshare": "util-linux",
+}
+
+
+@dataclass(frozen=True)
+class Podman:
+    """A running service."""
+
+    IMAGE: ClassVar[str] = "localhost/metaflow-sandbox-test:latest"
+
+    url: str
+    process: subprocess.Popen[bytes]
+    words: tuple[str, ...]
+
+    def command(self, *arguments: str) -> list[str]:
+        """A command line of podman on the same storage."""
+        return [*in_namespace(), *self.words, *arguments]
+
+
+def why_no_podman() -> str | None:
+    """What is missing for an engine, None when nothing is."""
+    missing = sorted(package for program, package in NEEDED.items() if not shutil.which(program))
+    if missing:
+        return f"Podman's parts are missing: apt-get install {' '.join(missing)}"
+    if not any(Path(place, "catatonit").exists() for place in ("/usr/libexec/podman", "/usr/bin")):
+        return "Podman's init is missing: apt-get install catatonit"
+    return why_no_images()
+
+
+def in_namespace() -> list[str]:
+    """What starts a program where crun works."""
+    return ["unshare", "--mount", "sh", "-c", SERVE, "sh"]
+
+
+def podman_words(storage: Path) -> tuple[str, ...]:
+    """Podman with that storage, and nothing of the machine's own."""
+    return (
+        "podman",
+        # Podman takes at most 50 characters for the one.
+        *("--root", str(storage / "root"), "--runroot", f"/tmp/podman-{sha256(bytes(storage))[:8]}"),
+        *("--cgroup-manager", "cgroupfs", "--runtime", "crun", "--storage-driver", driver()),
+    )
+
+
+def driver() -> str:
+    """Overlay needs a real file system below."""
+    kind = subprocess.run(
+        ["stat", "-f", "-c", "%T", cache()], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    return "vfs" if kind == "overlayfs" else "overlay"
+
+
+@contextlib.contextmanager
+def podman_service(storage: Path | None = None) -> Iterator[Podman]:
+    """Serve from ``storage``, or from the one in the cache, which is shared by all who run tests."""
+    kept = storage or cache() / "podman"
+    kept.mkdir(exist_ok=True)
+    words = podman_words(kept)
+    with (kept / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = subprocess.run([*words, "image", "exists", Podman.IMAGE], check=False, capture_output=True)
+        if known.returncode:
+            subprocess.run(
+                [*words, "import", "--quiet", str(tree_archive()), Podman.IMAGE],
+                check=True,
+                capture_output=True,
+            )
+    with tempfile.TemporaryDirectory(prefix="podman-", dir="/tmp") as place:
+        path = Path(place, "engine.sock")
+        log = Path(place, "log").open("wb")  # noqa: SIM115 -- closed below
+        process = subprocess.Popen(
+            [*in_namespace(), *words, "system", "service", "--time", "0", f"unix://{path}"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            # Its own session: what a test sends to the tests' group must not reach it.
+            start_new_session=True,
+            env={**os.environ, "XDG_RUNTIME_DIR": place},
+        )
+        try:
+            await_socket(path, process, Path(place, "log"))
+            yield Podman(f"unix://{path}", process, words)
+        finally:
+            process.terminate()
+            process.wait(WAIT)
+            log.close()
+
+
+def await_socket(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return once the engine answers."""
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists():
+            with contextlib.suppress(Exception):
+                docker.APIClient(base_url=f"unix://{path}", version="auto").close()
+                return
+        time.sleep(0.05)
+    raise RuntimeError(f"Podman's service does not listen: {log.read_text()}")
