@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +62,16 @@ def test_nothing_of_the_launchers_goes_in(stage: Stage, monkeypatch: pytest.Monk
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     stage.run(FINISH)
     assert set(stage.backend.commands[0].env) == {"PYTHONPATH", "METAFLOW_SANDBOX_RELAY"}
+
+
+def test_an_image_without_python(stage: Stage, tmp_path: Path) -> None:
+    """Guards against an exit code as all that the user hears of an image that has no such program."""
+    absent = tmp_path / "python"
+    absent.write_text("#!/bin/sh\nexit 127\n")  # what an engine's init answers
+    absent.chmod(0o755)
+    outcome, said = stage.execute(stage.task("", executable=str(absent)))
+    assert outcome == Outcome(127)
+    assert f"{absent}, cannot be started: executable= names another one" in said
 
 
 @pytest.mark.parametrize("code", [1, 42, 127, 143, 200, 202, 255])

@@ -20,6 +20,7 @@ from ..relay.server import TaskRelay
 from ..relay.services import Limits, Services
 from ..relay.vetting import ArtifactPolicy
 from .archives import Archives
+from .inside import interpreter
 from .output import OutputSink
 from .protocol import RunSettings, TaskSettings
 from .reaper import LABEL
@@ -27,6 +28,7 @@ from .record import TaskRecord, identity, launcher_facts, network_label
 from .transports import Surroundings, Transport, transport
 from .watcher import Watcher
 
+NOT_EXECUTED = (126, 127)  # what shells and inits end with when a program is not there
 GRACE = 3.0  # seconds between a signal and the end; Metaflow's scheduler kills after 5
 NOTICES_SHOWN = 20  # refusals and failures in the task's own log
 NOTICES_LOGGED = 1000  # and in the supervisor's
@@ -292,6 +294,12 @@ class TaskRun:
                 "the task has failed."
             )
             return Outcome(1)
+        if code in NOT_EXECUTED and not self._user_code_started:
+            self._sink.finish()
+            self._sink.say(
+                f"The sandbox's Python, {interpreter(self._task, self._argv)}, cannot be started: executable= "
+                "names another one, image= another image."
+            )
         if code > 128 and self._relay is not None:
             self._relay.heard_out(HEAR_OUT)
         # A step may exit with such a number, too: only where the guest says nothing is it a signal's.
