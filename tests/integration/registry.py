@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a request for a manifest, a blob, a token, or whether this is a registry."""
-        serving = self.of[self.server.server_address[1]]
+        serving = self.of[self.connection.getsockname()[1]]
         serving.registry.asked.append(f"{self.command} {self.path}")
         if self.path.startswith("/token"):
             return self._token()
