@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from .engines import Podman, podman_service, why_no_podman
+if TYPE_CHECKING:
+    from .engines import Podman
 
 
 @pytest.fixture(scope="session")
 def podman() -> Iterator[Podman]:
     """A Podman service with the test image."""
+    # Here: most tests run without the SDK.
+    from .engines import podman_service, why_no_podman
+
     reason = why_no_podman()
     if reason:
         pytest.skip(reason)
