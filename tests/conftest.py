@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import subprocess
+import sys
 from collections.abc import Generator
 
 import pytest
 
 REQUIRE = "METAFLOW_SANDBOX_TESTS_REQUIRE"
+CLONE_NEWNS = 0x20000  # linux/sched.h
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several workers mounts of its own: what one test mounts is no leak of another's."""
+    if not hasattr(config, "workerinput") or os.geteuid() or not sys.platform.startswith("linux"):
+        return
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS) == 0:
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 
 
 @pytest.hookimpl(hookwrapper=True)
