@@ -49,7 +49,7 @@ def why_no_podman() -> str | None:
     missing = sorted(package for program, package in NEEDED.items() if not shutil.which(program))
     if missing:
         return f"Podman's parts are missing: apt-get install {' '.join(missing)}"
-    if not any(Path(place, "catatonit").exists() for place in ("/usr/libexec/podman", "/usr/bin")):
+    if not shutil.which(catatonit()):
         return "Podman's init is missing: apt-get install catatonit"
     return why_no_images()
 
@@ -78,8 +78,11 @@ def driver() -> str:
 
 
 @contextlib.contextmanager
-def podman_service(storage: Path | None = None) -> Iterator[Podman]:
-    """Serve from ``storage``, or from the one in the cache, which is shared by all who run tests."""
+def podman_service(storage: Path | None = None, insecure: str = "127.0.0.1") -> Iterator[Podman]:
+    """Serve from ``storage``, or from the one in the cache, which is shared by all who run tests.
+
+    Registries at the address ``insecure`` are asked by plain http.
+    """
     kept = storage or cache() / "podman"
     kept.mkdir(exist_ok=True)
     words = podman_words(kept)
@@ -93,24 +96,47 @@ def podman_service(storage: Path | None = None) -> Iterator[Podman]:
                 capture_output=True,
             )
     with tempfile.TemporaryDirectory(prefix="podman-", dir="/tmp") as place:
-        path = Path(place, "engine.sock")
-        log = Path(place, "log").open("wb")  # noqa: SIM115 -- closed below
-        process = subprocess.Popen(
-            [*in_namespace(), *words, "system", "service", "--time", "0", f"unix://{path}"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            # Its own session: what a test sends to the tests' group must not reach it.
-            start_new_session=True,
-            env={**os.environ, "XDG_RUNTIME_DIR": place},
-        )
+        path, log, registries = Path(place, "engine.sock"), Path(place, "log"), Path(place, "registries.conf")
+        registries.write_text(f'[[registry]]\nlocation = "{insecure}"\ninsecure = true\n')
+        with log.open("wb") as written:
+            process = subprocess.Popen(
+                # Podman's monitors become orphans at once: catatonit buries them.
+                [
+                    *in_namespace(),
+                    catatonit(),
+                    "--",
+                    *words,
+                    "system",
+                    "service",
+                    "--time",
+                    "0",
+                    f"unix://{path}",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=written,
+                stderr=written,
+                # Its own session: what a test sends to the tests' group must not reach it.
+                start_new_session=True,
+                # Monitors leave notes where they are.
+                cwd=place,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "HOME": place,
+                    "XDG_RUNTIME_DIR": place,
+                    "CONTAINERS_REGISTRIES_CONF": str(registries),
+                },
+            )
         try:
-            await_socket(path, process, Path(place, "log"))
+            await_socket(path, process, log)
             yield Podman(f"unix://{path}", process, words)
         finally:
             process.terminate()
             process.wait(WAIT)
-            log.close()
+
+
+def catatonit() -> str:
+    """Podman's own init, where Debian or others have it."""
+    return shutil.which("catatonit", path="/usr/libexec/podman:/usr/bin") or "catatonit"
 
 
 def await_socket(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -22,7 +22,6 @@ class TestPodman(BackendContract):
     never = frozenset(
         {Feature.HOST_PYTHON, Feature.GET, Feature.GPU, Feature.NETWORK_PUBLIC, Feature.EGRESS_LIST}
     )
-    adds_env = frozenset({"PWD", "HOSTNAME", "container", "TERM"})
     keeps = ("metaflow-sandbox", "metaflow-sandbox/docker")
 
     @pytest.fixture

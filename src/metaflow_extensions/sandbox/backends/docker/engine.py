@@ -11,7 +11,6 @@ import docker
 import requests
 from docker.context import ContextAPI
 from docker.errors import DockerException
-from docker.tls import TLSConfig
 
 from ...errors import BackendUnavailable
 
@@ -40,7 +39,7 @@ class Engine:
 
     client: docker.APIClient
     url: str
-    name: str
+    is_podman: bool
     can_limit_memory: bool
     can_limit_cpu: bool
     can_limit_processes: bool
@@ -91,19 +90,27 @@ def _connect(place: Place) -> Engine:
     path = place.url.removeprefix("unix://")
     if not Path(path).exists():
         raise DockerException("no such socket")
-    tls: TLSConfig | bool = False
-    client = docker.APIClient(base_url=place.url, version="auto", timeout=TIMEOUT, tls=tls)
+    client = client_of(place.url)
     info = client.info()
     runtimes = info.get("Runtimes") or {}
     return Engine(
         client,
         place.url,
-        str(info.get("OperatingSystem") or "engine"),
+        is_podman="BuildahVersion" in info,
         can_limit_memory=bool(info.get("MemoryLimit")),
         can_limit_cpu=bool(info.get("CpuCfsQuota") or info.get("CPUCfsQuota")),
         can_limit_processes=bool(info.get("PidsLimit")),
         has_gpus="nvidia" in runtimes or bool(info.get("CDISpecDirs") and _cdi_gpus()),
     )
+
+
+def client_of(url: str) -> docker.APIClient:
+    """A client of the engine there, which may be used by many threads at once."""
+    client = docker.APIClient(base_url=url, version="auto", timeout=TIMEOUT)
+    # The SDK would keep one open for each address that was asked for; a new one costs a unix socket nothing.
+    client.headers["Connection"] = "close"
+    client.close()
+    return client
 
 
 def _cdi_gpus() -> bool:

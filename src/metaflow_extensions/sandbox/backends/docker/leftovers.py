@@ -11,6 +11,7 @@ import docker
 from docker.errors import APIError, NotFound
 
 from ..local_state import LocalState, base_directory
+from .engine import client_of
 from .profile import SANDBOX_LABEL
 
 END = f"{__name__}:end"  # for the warden
@@ -25,7 +26,7 @@ def state_directory() -> Path:
 
 def end(base: str, url: str, *sandbox_ids: str) -> None:
     """Remove what the engine at ``url`` has of these sandboxes and what is remembered; idempotent."""
-    client = docker.APIClient(base_url=url, version="auto")
+    client = client_of(url)
     try:
         for sandbox_id in sandbox_ids:
             forget_state(base, sandbox_id)

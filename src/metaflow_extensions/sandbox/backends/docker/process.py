@@ -50,6 +50,7 @@ class ContainerProcess:
         self._lost = lost
         self._end_here = end_here
         self._killed = False
+        self._kill_sent = threading.Event()
         self._received = bytearray()
         self._drained = False
         self._reading, self._sending = threading.Lock(), threading.Lock()
@@ -100,20 +101,25 @@ class ContainerProcess:
         if self._ended.is_set():
             return
         self._killed = True
+        self.disconnect()
         try:
             self._client.kill(self.container, "SIGKILL")
         except APIError:
-            # It has ended by itself, or was removed: who waits for it hears so.
-            return
+            pass  # it has ended by itself, or was removed: who waits for it hears so
         except requests.exceptions.RequestException:
             self._end_here()
-            return
+        finally:
+            self._kill_sent.set()
         self._ended.wait()
 
-    def discard(self) -> None:
-        """Close the connection, for the sandbox's end; who reads or sends is woken."""
+    def disconnect(self) -> None:
+        """Take no more output than has arrived: an engine whose output nobody reads can't end a container."""
         with contextlib.suppress(OSError):  # the other side may have closed it
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def discard(self) -> None:
+        """Forget the connection of a container that has been removed; who reads or sends is woken."""
+        self.disconnect()
         self._waiter.join()
         with self._reading, self._sending:
             self._drained = True
@@ -156,6 +162,8 @@ class ContainerProcess:
         closing = select.poll()
         closing.register(self._socket, select.POLLRDHUP)
         closing.poll()
+        if self._killed:
+            self._kill_sent.wait()
         state = self._client.inspect_container(self.container)["State"]
         if not state["Running"]:
             return int(state["ExitCode"])

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import docker
 from docker.types import DeviceRequest, Mount, Ulimit
 
-from ...errors import UnsupportedOption
+from ...errors import StartFailed, UnsupportedOption
 from ..interface import Command, SandboxSpec
 from ..interface import Mount as SpecMount
+from .engine import Engine
 
 DISK = 1024  # MiB when the step does not say
 PROCESSES = 1024
@@ -26,20 +26,19 @@ SHARES = {WORK: 4, TMP: 2, HOME: 1, "/var/tmp": 1}  # eighths of the disk
 # Podman would make it a writable file system as large as half the memory.
 RUN = {"/run": "rw,nosuid,nodev,noexec,mode=755,size=64k"}
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ADDED = ("HOSTNAME", "TERM", "container", "OLDPWD", "_")
 MIB = 1 << 20
 SANDBOX_LABEL = "metaflow-sandbox.id"
 LABEL = "metaflow-sandbox.label."  # before the names of the step's own labels
 
 
-def host_config(
-    client: docker.APIClient, spec: SandboxSpec, files: Mapping[PurePosixPath, Path]
-) -> Mapping[str, Any]:
+def host_config(engine: Engine, spec: SandboxSpec, files: Mapping[PurePosixPath, Path]) -> Mapping[str, Any]:
     """The engine's HostConfig; ``files`` are copies to be mounted read-only, by target."""
     disk = spec.disk or DISK
     mounts = [*spec.mounts, *(SpecMount(source, target) for target, source in files.items())]
-    config: Mapping[str, Any] = client.create_host_config(
+    config: Mapping[str, Any] = engine.client.create_host_config(
         network_mode=network_mode(spec),
-        mounts=[Mount(str(m.target), str(m.source), "bind", read_only=m.read_only) for m in mounts],
+        mounts=[_mount(mount, quoted=engine.is_podman) for mount in mounts],
         tmpfs={
             **RUN,
             **{
@@ -76,13 +75,33 @@ def network_mode(spec: SandboxSpec) -> str:
 
 
 def environment(command: Command, image: Mapping[str, Any]) -> list[str]:
-    """NAME=value, the image's own PATH included."""
-    own = [entry for entry in (image.get("Config") or {}).get("Env") or [] if entry.startswith("PATH=")]
-    ours = {"PATH": own[-1][5:] if own else PATH, "HOME": HOME, "TMPDIR": TMP, "LANG": "C.UTF-8"}
+    """NAME=value; what the image sets besides is kept."""
+    path = of_image(image).get("PATH", PATH)
+    ours = {"PATH": path, "HOME": HOME, "TMPDIR": TMP, "LANG": "C.UTF-8"}
     for name, value in command.env.items():
         if not name or "=" in name or "\0" in name + value:
             raise ValueError(f"{name!r} is no environment variable, or its value holds a NUL")
     return [f"{name}={value}" for name, value in {**ours, **command.env}.items()]
+
+
+def of_image(image: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that an image sets."""
+    entries = (image.get("Config") or {}).get("Env") or []
+    return {name: value for name, _, value in (entry.partition("=") for entry in entries)}
+
+
+def words(command: Command, image: Mapping[str, Any]) -> list[str]:
+    """The whole command line: the image's shell tells a missing directory or program, which an init may not.
+
+    What engines and the shell add to the environment is taken away again.
+    """
+    if not command.argv or any("\0" in word for word in (*command.argv, str(command.cwd))):
+        raise ValueError("a command needs at least one word, and no word may hold a NUL")
+    if not command.argv[0] or command.argv[0].startswith("-"):
+        raise StartFailed(f"no program is called {command.argv[0]!r}")
+    added = [name for name in ADDED if name not in command.env and name not in of_image(image)]
+    script = f'cd -- "$0" || exit 125; unset {" ".join(added)}; exec "$@"'
+    return ["/bin/sh", "-c", script, str(command.cwd or WORK), *command.argv]
 
 
 def check_mounts(mounts: Sequence[SpecMount]) -> None:
@@ -108,6 +127,19 @@ def check_target(target: PurePosixPath, taken: Sequence[PurePosixPath]) -> None:
         raise UnsupportedOption(f"target {target} is the container's own: choose one below {WORK} or /mnt")
     if target in taken:
         raise UnsupportedOption(f"target {target} is taken by another mount: choose another one")
+
+
+def _mount(mount: SpecMount, *, quoted: bool) -> Mount:
+    """For Podman, which makes one line of comma-separated values of it, quoted where it needs be."""
+    source, target = str(mount.source), str(mount.target)
+    if quoted and any(character in source + target for character in ',"\n'):
+        source, target = _quoted("source", source), _quoted("target", target)
+    return Mount(target, source, "bind", read_only=mount.read_only)
+
+
+def _quoted(name: str, value: str) -> str:
+    """A value and after it the field once more, since quotes enclose its name too: the last one counts."""
+    return '/,"{}={}"'.format(name, value.replace('"', '""'))
 
 
 def _ulimits() -> list[Ulimit]:

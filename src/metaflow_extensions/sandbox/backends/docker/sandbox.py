@@ -19,7 +19,16 @@ from ..warden import Warden
 from .engine import Engine
 from .leftovers import end_without_engine, remove, remove_containers
 from .process import ContainerProcess
-from .profile import LABEL, SANDBOX_LABEL, USER, WORK, check_target, environment, host_config
+from .profile import (
+    LABEL,
+    SANDBOX_LABEL,
+    USER,
+    WORK,
+    check_target,
+    environment,
+    host_config,
+    words,
+)
 
 
 class ContainerSandbox:
@@ -48,8 +57,6 @@ class ContainerSandbox:
         """Start a command in a container of its own. Raises StartFailed, or SandboxLost after the end."""
         with self._changing:
             self._ensure_open()
-            if not command.argv or any("\0" in word for word in (*command.argv, str(command.cwd))):
-                raise ValueError("a command needs at least one word, and no word may hold a NUL")
             try:
                 process = self._start(command)
             except APIError as error:
@@ -67,14 +74,15 @@ class ContainerSandbox:
         container = client.create_container(
             self._image["Id"],
             command=[],
-            entrypoint=list(command.argv),
+            entrypoint=words(command, self._image),
             environment=environment(command, self._image),
-            working_dir=str(command.cwd or WORK),
+            # Not the command's own, which the engine would make where it is missing.
+            working_dir=WORK,
             user=USER,
             stdin_open=command.stdin,
             network_disabled=self._spec.network == "none",
             labels={**labels, SANDBOX_LABEL: self.id},
-            host_config=host_config(client, self._spec, self._files),
+            host_config=host_config(self._engine, self._spec, self._files),
         )["Id"]
         try:
             # Before it starts, or what it says first is lost.
@@ -119,6 +127,8 @@ class ContainerSandbox:
                 self._timer.cancel()
             closed, self._closed = self._closed, True
             self._state.destroy()
+            for process in self._processes:
+                process.disconnect()
             try:
                 if not closed:
                     remove_containers(self._engine.client, self.id)
