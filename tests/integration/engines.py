@@ -63,10 +63,14 @@ def podman_words(storage: Path) -> tuple[str, ...]:
     """Podman with that storage, and nothing of the machine's own."""
     return (
         "podman",
-        # Podman takes at most 50 characters for the one.
-        *("--root", str(storage / "root"), "--runroot", f"/tmp/podman-{sha256(bytes(storage))[:8]}"),
+        *("--root", str(storage / "root"), "--runroot", str(runroot(storage))),
         *("--cgroup-manager", "cgroupfs", "--runtime", "crun", "--storage-driver", driver()),
     )
+
+
+def runroot(storage: Path) -> Path:
+    """What a storage needs until the next boot; Podman takes at most 50 characters."""
+    return Path(f"/tmp/podman-{sha256(bytes(storage))[:8]}")
 
 
 def driver() -> str:
@@ -86,15 +90,42 @@ def podman_service(storage: Path | None = None, insecure: str = "127.0.0.1") -> 
     kept = storage or cache() / "podman"
     kept.mkdir(exist_ok=True)
     words = podman_words(kept)
-    with (kept / "lock").open("w") as lock:
+    with (kept / "users").open("w") as users:
+        with locked(kept):
+            fcntl.flock(users, fcntl.LOCK_SH)
+            ensure_image(words)
+        try:
+            with serving(words, insecure) as service:
+                yield service
+        finally:
+            with locked(kept), contextlib.suppress(BlockingIOError):
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The last one: what killed tests left in the storage, and what is of this boot only.
+                subprocess.run(
+                    [*in_namespace(), *words, "rm", "--all", "--force"], check=True, capture_output=True
+                )
+                shutil.rmtree(runroot(kept), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(storage: Path) -> Iterator[None]:
+    """One at a time."""
+    with (storage / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        known = subprocess.run([*words, "image", "exists", Podman.IMAGE], check=False, capture_output=True)
-        if known.returncode:
-            subprocess.run(
-                [*words, "import", "--quiet", str(tree_archive()), Podman.IMAGE],
-                check=True,
-                capture_output=True,
-            )
+        yield
+
+
+def ensure_image(words: tuple[str, ...]) -> None:
+    """Load the image into the storage unless it is there."""
+    podman = [*in_namespace(), *words]
+    if subprocess.run([*podman, "image", "exists", Podman.IMAGE], check=False).returncode:
+        archive = str(tree_archive())
+        subprocess.run([*podman, "import", "--quiet", archive, Podman.IMAGE], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def serving(words: tuple[str, ...], insecure: str) -> Iterator[Podman]:
+    """A service, until the context ends or this process does."""
     with tempfile.TemporaryDirectory(prefix="podman-", dir="/tmp") as place:
         path, log, registries = Path(place, "engine.sock"), Path(place, "log"), Path(place, "registries.conf")
         registries.write_text(f'[[registry]]\nlocation = "{insecure}"\ninsecure = true\n')

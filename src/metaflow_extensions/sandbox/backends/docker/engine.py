@@ -78,10 +78,9 @@ def places(
 
 def _of_context(environ: Mapping[str, str]) -> Iterator[Place]:
     """The engine of the user's current Docker context, unless it is the usual one."""
-    name = environ.get("DOCKER_CONTEXT") or ContextAPI.get_current_context_name()
-    context = ContextAPI.get_context(name) if name and name != "default" else None
-    if context is not None:
-        yield Place(context.Host, f"the Docker context {name!r}")
+    context = ContextAPI.get_context(environ.get("DOCKER_CONTEXT"))
+    if context is not None and context.name != "default" and context.Host:
+        yield Place(context.Host, f"the Docker context {context.name!r}")
 
 
 def _connect(place: Place) -> Engine:

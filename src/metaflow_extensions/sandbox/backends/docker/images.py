@@ -12,6 +12,7 @@ from typing import Any
 
 import docker
 import requests
+from docker import auth
 from docker.errors import APIError, ImageNotFound
 from docker.utils import parse_repository_tag
 
@@ -53,7 +54,7 @@ def ensure(engine: Engine, image: str, policy: str, tell: Callable[[str], None] 
 
 def _inspect(client: docker.APIClient, image: str) -> Mapping[str, Any] | None:
     try:
-        answer: Mapping[str, Any] = client.inspect_image(image)
+        answer: Mapping[str, Any] = client.inspect_image(image)  # type: ignore[no-untyped-call]
     except ImageNotFound:
         return None
     except (APIError, requests.exceptions.RequestException) as error:
@@ -98,10 +99,10 @@ def _refusal(image: str, reason: str) -> Exception:
     return StartFailed(f"the image {image!r} can't be pulled: {reason.strip()}")
 
 
-def _credentials(repository: str) -> Mapping[str, str] | None:
+def _credentials(repository: str) -> dict[str, str] | None:
     """Podman's own login for a registry; Docker's is found by the SDK, as None says."""
-    registry = docker.auth.resolve_repository_name(repository)[0]
-    if docker.auth.load_config().resolve_authconfig(registry):
+    registry = auth.resolve_repository_name(repository)[0]
+    if auth.load_config().resolve_authconfig(registry):
         return None
     for path in _auth_files():
         try:
@@ -109,7 +110,7 @@ def _credentials(repository: str) -> Mapping[str, str] | None:
         except FileNotFoundError:
             continue
         if kept:
-            user, password = docker.auth.decode_auth(kept)
+            user, password = auth.decode_auth(kept)
             return {"username": user, "password": password}
     return None
 
