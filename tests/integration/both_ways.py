@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .harness import FlowRun, place_flow, read_results, run_flow
+from .harness import IMAGE, FlowRun, place_flow, read_results, run_flow
 
 DESCRIBE = Path(__file__).with_name("describe_run.py").read_text()
 SANDBOXED = ("--with", "sandbox")
@@ -27,8 +27,8 @@ TASK_FACTS = (
     "parents",
 )
 RUN_FACTS = ("successful", "finished", "tags", "system_tags", "steps")
-# Metadata of a task that says where it ran.
-PLACES = ("ds-root",)
+# Metadata of a task that says where it ran; an image has a Python of its own.
+PLACES = ("ds-root", *(("python_version",) if IMAGE else ()))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ TIMEOUT = 240  # seconds; a run that takes longer hangs
 # Which backend the flow suite runs on, and its settings: METAFLOW_SANDBOX_TESTS_IMAGE and the like.
 SETTING = "METAFLOW_SANDBOX_TESTS_"
 BACKEND = os.environ.get(f"{SETTING}BACKEND", "bubblewrap")
+IMAGE = os.environ.get(f"{SETTING}IMAGE")
 
 
 @dataclass(frozen=True)
