@@ -297,8 +297,8 @@ class TaskRun:
         if code in NOT_EXECUTED and not self._user_code_started:
             self._sink.finish()
             self._sink.say(
-                f"The sandbox's Python, {interpreter(self._task, self._argv)}, cannot be started: executable= "
-                "names another one, image= another image."
+                f"The sandbox's Python, {interpreter(self._task, self._argv)}, cannot be started: "
+                "executable= names another one, image= another image."
             )
         if code > 128 and self._relay is not None:
             self._relay.heard_out(HEAR_OUT)
