@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,6 +39,9 @@ def base_directory(environ: Mapping[str, str] = os.environ) -> Path:
     # After su or sudo the variable still names another user's directory.
     if runtime and _owner(runtime) == uid:
         base = Path(runtime, "metaflow-sandbox")
+    elif sys.platform == "darwin":
+        # Its temporary directories have names too long for a unix socket further below.
+        base = Path.home() / ".metaflow-sandbox"
     else:
         base = Path(tempfile.gettempdir(), f"metaflow-sandbox-{uid}")
     with contextlib.suppress(FileExistsError):
