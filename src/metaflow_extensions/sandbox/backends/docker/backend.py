@@ -9,6 +9,7 @@ Default image: python:<the launcher's minor>-slim.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,6 +37,7 @@ ALWAYS = frozenset(
         Feature.DISK_LIMIT,
     }
 )
+LIMITS = frozenset({Feature.MEMORY_LIMIT, Feature.CPU_LIMIT, Feature.PROCESS_LIMIT, Feature.GPU})
 
 
 class DockerBackend:
@@ -47,13 +49,10 @@ class DockerBackend:
 
     def __init__(self) -> None:
         self._engine: engine.Engine | None = None
-        try:
-            self._engine = engine.connect(podman_first=self.podman_first)
-        except BackendUnavailable:
-            # Said by whoever needs it.
-            self.features = ALWAYS
-        else:
-            self.features = ALWAYS | _limits(self._engine)
+        # Without an engine nothing is refused for what it can't limit: that it is not there is said first.
+        self.features = ALWAYS | LIMITS
+        with contextlib.suppress(BackendUnavailable):
+            self._connected()
 
     def check(self) -> None:
         """Raise BackendUnavailable unless an engine answers."""
@@ -64,11 +63,11 @@ class DockerBackend:
 
         Raises UnsupportedOption, BackendUnavailable, or StartFailed when a registry or the disk fails.
         """
+        connected = self._connected()
         check_options(spec, self, self.name)
         policy = check_backend_options(spec.options)
         network_mode(spec)
         check_mounts(spec.mounts)
-        connected = self._connected()
         image = images.ensure(connected, spec.image or images.DEFAULT, policy, spec.tell)
         base = state_directory()
         sandbox_id = LocalState.unused_id(base)
@@ -100,6 +99,7 @@ class DockerBackend:
     def _connected(self) -> engine.Engine:
         if self._engine is None:
             self._engine = engine.connect(podman_first=self.podman_first)
+            self.features = ALWAYS | self._engine.limits
         return self._engine
 
     @staticmethod
@@ -128,16 +128,6 @@ def check_backend_options(options: Mapping[str, Any]) -> str:
     if policy not in images.POLICIES:
         raise UnsupportedOption(f"pull_policy={policy!r} is one of {', '.join(images.POLICIES)}")
     return policy
-
-
-def _limits(connected: engine.Engine) -> frozenset[Feature]:
-    can = {
-        Feature.MEMORY_LIMIT: connected.can_limit_memory,
-        Feature.CPU_LIMIT: connected.can_limit_cpu,
-        Feature.PROCESS_LIMIT: connected.can_limit_processes,
-        Feature.GPU: connected.has_gpus,
-    }
-    return frozenset(feature for feature, able in can.items() if able)
 
 
 def _described(container: Mapping[str, Any]) -> SandboxInfo:

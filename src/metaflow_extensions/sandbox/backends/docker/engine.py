@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import docker
 import requests
@@ -13,6 +14,7 @@ from docker.context import ContextAPI
 from docker.errors import DockerException
 
 from ...errors import BackendUnavailable
+from ..interface import Feature
 
 TIMEOUT = 120  # seconds for one answer of the engine
 REMOTE = (
@@ -35,15 +37,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine that answers; the ``can_…`` say which limits its kernel enforces."""
+    """An engine that answers; ``limits`` are those that its kernel enforces, and GPU."""
 
     client: docker.APIClient
     url: str
     is_podman: bool
-    can_limit_memory: bool
-    can_limit_cpu: bool
-    can_limit_processes: bool
-    has_gpus: bool
+    limits: frozenset[Feature]
 
 
 def connect(*, podman_first: bool) -> Engine:
@@ -51,9 +50,13 @@ def connect(*, podman_first: bool) -> Engine:
     tried = []
     for place in places(podman_first=podman_first):
         try:
-            return _connect(place)
-        except (DockerException, requests.exceptions.RequestException) as error:  # noqa: PERF203
+            found = _connect(place)
+        except (DockerException, requests.exceptions.RequestException) as error:
             tried.append(f"{place.url} ({place.origin}: {_shortly(error)})")
+            continue
+        if found:
+            return found
+        tried.append(f"{place.url} ({place.origin}: no such socket)")
     wanted = "Podman" if podman_first else "Docker"
     raise BackendUnavailable(MISSING.format(wanted=wanted, tried="; ".join(tried) or "nothing"))
 
@@ -83,24 +86,33 @@ def _of_context(environ: Mapping[str, str]) -> Iterator[Place]:
         yield Place(context.Host, f"the Docker context {context.name!r}")
 
 
-def _connect(place: Place) -> Engine:
+def _connect(place: Place) -> Engine | None:
+    """The engine there, None when there is no socket. Raises BackendUnavailable for another machine's."""
     if not place.url.startswith("unix://"):
         raise BackendUnavailable(REMOTE.format(url=place.url, origin=place.origin))
     path = place.url.removeprefix("unix://")
     if not Path(path).exists():
-        raise DockerException("no such socket")
+        return None
     client = client_of(place.url)
     info = client.info()
-    runtimes = info.get("Runtimes") or {}
-    return Engine(
-        client,
-        place.url,
-        is_podman="BuildahVersion" in info,
-        can_limit_memory=bool(info.get("MemoryLimit")),
-        can_limit_cpu=bool(info.get("CpuCfsQuota") or info.get("CPUCfsQuota")),
-        can_limit_processes=bool(info.get("PidsLimit")),
-        has_gpus="nvidia" in runtimes or bool(info.get("CDISpecDirs") and _cdi_gpus()),
-    )
+    return Engine(client, place.url, is_podman=is_podman(info), limits=limits_of(info))
+
+
+def limits_of(info: Mapping[str, Any]) -> frozenset[Feature]:
+    """What an engine says in /info of what it can limit; rootless ones often can't."""
+    can = {
+        Feature.MEMORY_LIMIT: info.get("MemoryLimit"),
+        Feature.CPU_LIMIT: info.get("CpuCfsQuota"),
+        Feature.PROCESS_LIMIT: info.get("PidsLimit"),
+        # Podman passes over what is asked for devices.
+        Feature.GPU: "nvidia" in (info.get("Runtimes") or ()) and not is_podman(info),
+    }
+    return frozenset(feature for feature, able in can.items() if able)
+
+
+def is_podman(info: Mapping[str, Any]) -> bool:
+    """Whether it is Podman's service that answers as Docker does."""
+    return "BuildahVersion" in info
 
 
 def client_of(url: str) -> docker.APIClient:
@@ -110,10 +122,6 @@ def client_of(url: str) -> docker.APIClient:
     client.headers["Connection"] = "close"
     client.close()
     return client
-
-
-def _cdi_gpus() -> bool:
-    return any(list(Path(place).glob("nvidia*")) for place in ("/etc/cdi", "/var/run/cdi"))
 
 
 def _shortly(error: Exception) -> str:

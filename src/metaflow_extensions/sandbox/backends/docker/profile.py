@@ -11,7 +11,7 @@ from typing import Any
 from docker.types import DeviceRequest, Mount, Ulimit
 
 from ...errors import StartFailed, UnsupportedOption
-from ..interface import Command, SandboxSpec
+from ..interface import Command, Feature, SandboxSpec
 from ..interface import Mount as SpecMount
 from .engine import Engine
 
@@ -52,7 +52,7 @@ def host_config(engine: Engine, spec: SandboxSpec, files: Mapping[PurePosixPath,
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         init=True,
-        pids_limit=spec.processes or PROCESSES,
+        pids_limit=spec.processes or (PROCESSES if Feature.PROCESS_LIMIT in engine.limits else None),
         mem_limit=spec.memory * MIB if spec.memory else None,
         memswap_limit=spec.memory * MIB if spec.memory else None,
         nano_cpus=int(spec.cpu * 1_000_000_000) if spec.cpu else None,
