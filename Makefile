@@ -3,7 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 4
 
-.PHONY: demo test check build clean
+BACKEND ?= bubblewrap
+# Without those that choose a backend themselves.
+FLOWS = $(filter-out %_options.py %_piped.py %_metalbox.py,$(wildcard tests/integration/test_flows*.py))
+
+.PHONY: demo test flows check build clean
 
 demo:
 	scripts/setup $(VENV) $(PYTHON) service
@@ -11,6 +15,11 @@ demo:
 
 test: check
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
+
+# The flow suite on one backend: make flows BACKEND=podman
+flows:
+	scripts/setup $(VENV) $(PYTHON) dev
+	METAFLOW_SANDBOX_TESTS_BACKEND=$(BACKEND) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(FLOWS)
 
 check:
 	scripts/setup $(VENV) $(PYTHON) dev
