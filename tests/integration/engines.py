@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -82,10 +82,10 @@ def driver() -> str:
 
 
 @contextlib.contextmanager
-def podman_service(storage: Path | None = None, insecure: str = "127.0.0.1") -> Iterator[Podman]:
+def podman_service(storage: Path | None = None, insecure: Iterable[str] = ()) -> Iterator[Podman]:
     """Serve from ``storage``, or from the one in the cache, which is shared by all who run tests.
 
-    Registries at the address ``insecure`` are asked by plain http.
+    Registries at the addresses ``insecure`` are asked by plain http.
     """
     kept = storage or cache() / "podman"
     kept.mkdir(exist_ok=True)
@@ -124,11 +124,13 @@ def ensure_image(words: tuple[str, ...]) -> None:
 
 
 @contextlib.contextmanager
-def serving(words: tuple[str, ...], insecure: str) -> Iterator[Podman]:
+def serving(words: tuple[str, ...], insecure: Iterable[str]) -> Iterator[Podman]:
     """A service, until the context ends or this process does."""
     with tempfile.TemporaryDirectory(prefix="podman-", dir="/tmp") as place:
         path, log, registries = Path(place, "engine.sock"), Path(place, "log"), Path(place, "registries.conf")
-        registries.write_text(f'[[registry]]\nlocation = "{insecure}"\ninsecure = true\n')
+        registries.write_text(
+            "".join(f'[[registry]]\nlocation = "{address}"\ninsecure = true\n' for address in insecure)
+        )
         with log.open("wb") as written:
             process = subprocess.Popen(
                 # Podman's monitors become orphans at once: catatonit buries them.

@@ -146,7 +146,7 @@ class LiveFlow:
 
     def sandboxes(self) -> set[str]:
         """Ids of the sandboxes that have a record."""
-        return {entry.name for entry in self.tmp.glob("metaflow-sandbox-*/sbx-*")}
+        return {entry.name for entry in self.tmp.glob("metaflow-sandbox-*/**/sbx-*")}
 
     def leftovers(self, sandboxes: set[str]) -> list[str]:
         """Processes, directories, sockets, mounts and cgroups that are still there."""
@@ -154,10 +154,11 @@ class LiveFlow:
         # Unlike rglob, walk takes it that directories vanish meanwhile.
         found = [Path(at, name) for at, folders, files in os.walk(self.tmp) for name in (*folders, *files)]
         for entry in sorted(found):
-            # Metaflow's own temporary file stays when Metaflow is killed; the directory of all of a
-            # user's sandboxes stays, empty.
+            # Metaflow's own temporary file stays when Metaflow is killed; the directories of all of a
+            # user's sandboxes stay, empty.
             ours = entry.relative_to(self.tmp).parts[0].startswith("metaflow-") or entry.is_socket()
-            if ours and entry != self.tmp / f"metaflow-sandbox-{os.getuid()}":
+            users = self.tmp / f"metaflow-sandbox-{os.getuid()}"
+            if ours and entry not in (users, users / "docker"):
                 kept.append(f"file {entry}")
         for line in mounts() - self._mounts:
             if str(self.root) in line:

@@ -1,10 +1,9 @@
-"""A registry of images on the loopback: read-only, over plain http, with one image under several names.
+"""Registries of images on the loopback: read-only, over plain http, with one image, NAME:latest.
 
-    NAME:latest            anyone may pull it
-    private/NAME:latest    with USER and PASSWORD, by basic authentication
-    token/NAME:latest      the same, by a token that the registry sends its client to fetch
-    broken/NAME:latest     the registry answers 503
-    anything else          there is no such image
+    open       anyone may pull it
+    private    with USER and PASSWORD, by basic authentication
+    token      the same, by a token that the registry sends its client to fetch
+    broken     the registry answers 503
 
 Protocol: the OCI distribution specification, version 1.1, as far as pulling needs it.
 """
@@ -28,47 +27,22 @@ from .images import MANIFEST, layout
 NAME = "sandbox-test/python"
 USER, PASSWORD = "someone", "a:secret"
 BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+KINDS = ("open", "private", "token", "broken")
 BEARER = "a-token-of-the-registry"
 ASKED = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<reference>[^/]+)\Z")
 
 
 @dataclass
 class Registry:
-    """A registry that runs; ``asked`` holds the method and path of every request so far."""
-
-    address: str
-    asked: list[str] = field(default_factory=list)
-
-    def image(self, kind: str = "") -> str:
-        """The image's reference: of everyone, or of one of the kinds private, token, broken, absent."""
-        return "/".join(filter(None, (self.address, kind, f"{NAME}:latest")))
-
-
-@contextlib.contextmanager
-def registry(place: Path | None = None) -> Iterator[Registry]:
-    """Serve an OCI layout, by default the one of the test image."""
-    kept = place or layout()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    serving = Serving(kept, Registry(f"127.0.0.1:{server.server_address[1]}"))
-    Handler.of[server.server_address[1]] = serving
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield serving.registry
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-        del Handler.of[server.server_address[1]]
-
-
-@dataclass(frozen=True)
-class Serving:
-    """What one server serves."""
+    """Registries that run, by kind; ``asked`` holds the method and path of every request so far."""
 
     place: Path
-    registry: Registry
+    addresses: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    def image(self, kind: str = "open") -> str:
+        """The image's reference in the registry of that kind."""
+        return f"{self.addresses[kind]}/{NAME}:latest"
 
     def blob(self, digest: str) -> Path:
         """The file of a blob."""
@@ -80,32 +54,56 @@ class Serving:
         return digest if reference in ("latest", digest) else "absent"
 
 
-class Handler(BaseHTTPRequestHandler):
+@contextlib.contextmanager
+def registry(place: Path | None = None) -> Iterator[Registry]:
+    """Serve an OCI layout, by default the one of the test image, in a registry of each kind."""
+    found = Registry(place or layout())
+    with contextlib.ExitStack() as stack:
+        for kind in KINDS:
+            found.addresses[kind] = stack.enter_context(serving(kind, found))
+        yield found
+
+
+@contextlib.contextmanager
+def serving(kind: str, of: Registry) -> Iterator[str]:
+    """Serve one kind; its address."""
+    handler = type("Handler", (KindHandler,), {"kind": kind, "registry": of})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class KindHandler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
-    of: dict[int, Serving] = {}  # noqa: RUF012 -- by port, one table for all servers
+    kind: str
+    registry: Registry
 
     def do_GET(self) -> None:
         """Answer a request for a manifest, a blob, a token, or whether this is a registry."""
-        serving = self.of[self.connection.getsockname()[1]]
-        serving.registry.asked.append(f"{self.command} {self.path}")
+        self.registry.asked.append(f"{self.command} {self.path}")
+        if self.kind == "broken":
+            return self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE")
         if self.path.startswith("/token"):
             return self._token()
+        if self.kind == "private" and self.headers["Authorization"] != BASIC:
+            return self._refuse(HTTPStatus.UNAUTHORIZED, "UNAUTHORIZED", 'Basic realm="tests"')
+        if self.kind == "token" and self.headers["Authorization"] != f"Bearer {BEARER}":
+            realm = f'Bearer realm="http://{self.registry.addresses["token"]}/token",service="tests"'
+            return self._refuse(HTTPStatus.UNAUTHORIZED, "UNAUTHORIZED", realm)
         if self.path.rstrip("/") == "/v2":
             return self._answer(HTTPStatus.OK, b"{}")
         asked = ASKED.match(self.path)
-        kind = asked["name"].removesuffix(NAME).rstrip("/") if asked else "absent"
-        if kind == "broken":
-            return self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE")
-        if kind == "private" and self.headers["Authorization"] != BASIC:
-            return self._refuse(HTTPStatus.UNAUTHORIZED, "UNAUTHORIZED", 'Basic realm="tests"')
-        if kind == "token" and self.headers["Authorization"] != f"Bearer {BEARER}":
-            realm = f'Bearer realm="http://{serving.registry.address}/token",service="tests"'
-            return self._refuse(HTTPStatus.UNAUTHORIZED, "UNAUTHORIZED", realm)
-        if asked is None or kind not in ("", "private", "token"):
+        if asked is None or asked["name"] != NAME:
             return self._refuse(HTTPStatus.NOT_FOUND, "NAME_UNKNOWN")
-        return self._file(serving, asked["kind"], asked["reference"])
+        return self._file(asked["kind"], asked["reference"])
 
     do_HEAD = do_GET  # noqa: N815 -- the base class's name
 
@@ -117,9 +115,9 @@ class Handler(BaseHTTPRequestHandler):
             return self._refuse(HTTPStatus.UNAUTHORIZED, "UNAUTHORIZED", 'Basic realm="tests"')
         return self._answer(HTTPStatus.OK, json.dumps({"token": BEARER, "access_token": BEARER}).encode())
 
-    def _file(self, serving: Serving, kind: str, reference: str) -> None:
-        digest = serving.manifest(reference) if kind == "manifests" else reference
-        path = serving.blob(digest)
+    def _file(self, kind: str, reference: str) -> None:
+        digest = self.registry.manifest(reference) if kind == "manifests" else reference
+        path = self.registry.blob(digest)
         if not path.is_file():
             return self._refuse(HTTPStatus.NOT_FOUND, f"{kind[:-1].upper()}_UNKNOWN")
         self.send_response(HTTPStatus.OK)

@@ -13,7 +13,7 @@ from typing import Any
 import docker
 import requests
 from docker import auth
-from docker.errors import APIError, ImageNotFound
+from docker.errors import APIError, NotFound
 from docker.utils import parse_repository_tag
 
 from ...errors import StartFailed, UnsupportedOption
@@ -23,6 +23,7 @@ DEFAULT = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
 POLICIES = ("missing", "always", "never")
 TELL_EVERY = 5.0  # seconds between two lines of progress
 REFUSED = ("unauthorized", "denied", "authentication required", "forbidden", "401", "403")
+MALFORMED = ("invalid reference format", "must be lowercase")
 UNKNOWN = (
     "not found",
     "manifest unknown",
@@ -55,9 +56,11 @@ def ensure(engine: Engine, image: str, policy: str, tell: Callable[[str], None] 
 def _inspect(client: docker.APIClient, image: str) -> Mapping[str, Any] | None:
     try:
         answer: Mapping[str, Any] = client.inspect_image(image)  # type: ignore[no-untyped-call]
-    except ImageNotFound:
+    except NotFound:
         return None
-    except (APIError, requests.exceptions.RequestException) as error:
+    except APIError as error:
+        raise _refusal(image, str(error.explanation or error)) from error
+    except requests.exceptions.RequestException as error:
         raise StartFailed(f"the engine does not say whether it has the image {image!r}: {error}") from error
     return answer
 
@@ -87,7 +90,7 @@ def _progress(line: Mapping[str, Any]) -> str:
 
 
 def _refusal(image: str, reason: str) -> Exception:
-    """What a failed pull is: the engine passes on the registry's words and nothing more structured."""
+    """What a refused image is: the engine passes on the registry's words and nothing more structured."""
     said = reason.lower()
     if any(word in said for word in REFUSED):
         return UnsupportedOption(
@@ -96,6 +99,8 @@ def _refusal(image: str, reason: str) -> Exception:
         )
     if any(word in said for word in UNKNOWN):
         return UnsupportedOption(f"there is no image {image!r} ({reason.strip()}): correct image=")
+    if any(word in said for word in MALFORMED):
+        return UnsupportedOption(f"{image!r} names no image ({reason.strip()}): correct image=")
     return StartFailed(f"the image {image!r} can't be pulled: {reason.strip()}")
 
 
