@@ -47,7 +47,7 @@ class Connection:
         with told_when_closed():
             self.writer.write(encode_frame(arguments))
         self.collect(0)
-        return self._answer()
+        return self.answer()
 
     def send(self, header: Dict[str, Any], source: BinaryIO) -> None:
         """Queue a request with the bytes of ``source`` behind it; ``collect`` takes its answer."""
@@ -63,11 +63,12 @@ class Connection:
         while self._unanswered > down_to:
             self._unanswered -= 1
             try:
-                self._answer()
+                self.answer()
             except RelayRefused as error:
                 self.refused.append(error)
 
-    def _answer(self) -> Dict[str, Any]:
+    def answer(self) -> Dict[str, Any]:
+        """The next answer's header. Raises RelayRefused when it is a refusal."""
         with told_when_closed():
             self.writer.flush()
             header, _ = read_frame(self.reader)
@@ -127,6 +128,30 @@ class RelayClient:
         if not header["found"]:
             return False, None, iter(())
         return True, header["meta"], read_stream(connection.reader)
+
+    def load_all(self, store: str, paths: List[str]) -> List[Tuple[bool, Optional[Dict[str, Any]], bytes]]:
+        """(found, metadata, content) of small objects, in one round trip. Raises RelayRefused for the first.
+
+        One that is refused further on counts as not found: nobody has asked for it yet.
+        """
+        connection = self.connection()
+        connection.collect(0)
+        with told_when_closed():
+            for path in paths:
+                connection.writer.write(encode_frame({"verb": "load", "store": store, "path": path}))
+        objects: List[Tuple[bool, Optional[Dict[str, Any]], bytes]] = []
+        refused = None
+        for path in paths:
+            try:
+                header = connection.answer()
+            except RelayRefused as error:
+                refused = refused or (error if path == paths[0] else None)
+                header = {"found": False, "meta": None}
+            content = b"".join(read_stream(connection.reader)) if header["found"] else b""
+            objects.append((header["found"], header["meta"], content))
+        if refused:
+            raise refused
+        return objects
 
     def include(self, kind: str, url: str) -> Tuple[bool, Iterator[bytes]]:
         """(found, chunks) of an included file; the chunks have to be read to their end."""

@@ -10,7 +10,10 @@ from typing import Any, BinaryIO
 from metaflow.datastore.datastore_storage import CloseAfterUse, DataStoreStorage
 from metaflow.metaflow_config import CARD_SUFFIX
 
+from ...guest.ahead import LISTING, ReadAhead
 from .relay import client, metaflow_errors
+
+ahead = ReadAhead(client.load_all)
 
 LOCAL_CARD_ROOT = "METAFLOW_SANDBOX_CARD_ROOT"
 
@@ -71,7 +74,7 @@ class RelayStorage(DataStoreStorage):
         def load() -> Iterator[tuple[str, str | None, dict[str, Any] | None]]:
             for path in paths:
                 with metaflow_errors():
-                    found, metadata, chunks = client.load(self._store, path)
+                    found, metadata, chunks = self._load(path)
                     if not found:
                         yield path, None, None
                         continue
@@ -82,6 +85,18 @@ class RelayStorage(DataStoreStorage):
                 yield path, f"/proc/self/fd/{copy.fileno()}", metadata
 
         return CloseAfterUse(load(), closer=copies)
+
+    def _load(self, path: str) -> tuple[bool, dict[str, Any] | None, Iterable[bytes]]:
+        had = ahead.take(self._store, path)
+        if had is not None:
+            found, metadata, content = had
+            return found, metadata, [content]
+        found, metadata, chunks = client.load(self._store, path)
+        if LISTING.fullmatch(path):
+            listing = b"".join(chunks)
+            ahead.learn(listing)
+            return found, metadata, [listing]
+        return found, metadata, chunks
 
 
 class LocalRelayStorage(RelayStorage):

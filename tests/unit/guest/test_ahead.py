@@ -1,0 +1,83 @@
+"""Reading ahead: in order it saves round trips, otherwise it asks for nothing that nobody asked for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from metaflow_extensions.sandbox.guest.ahead import AT_ONCE, SMALL, Object, ReadAhead
+
+STORE = "local@/data"
+
+
+class Launcher:
+    """Has every object; remembers how many were asked for at a time."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def load_all(self, store: str, paths: list[str]) -> list[Object]:
+        assert store == STORE
+        self.asked.append(paths)
+        return [(True, {"of": path}, path.encode()) for path in paths]
+
+
+def key(number: int) -> str:
+    return f"{number:040x}"
+
+
+def path(number: int) -> str:
+    return f"Flow/data/{key(number)[:2]}/{key(number)}"
+
+
+def reading(count: int, size: int = 10) -> tuple[Launcher, ReadAhead]:
+    """A launcher, and a reader that knows a task of so many artifacts."""
+    launcher = Launcher()
+    ahead = ReadAhead(launcher.load_all)
+    names = {f"a{number}": key(number) for number in range(count)}
+    listing = {"objects": names, "info": {name: {"size": size} for name in names}}
+    ahead.learn(json.dumps(listing).encode())
+    return launcher, ahead
+
+
+def test_in_order_a_few_round_trips_are_enough() -> None:
+    """Guards the time of a step that reads a thousand small artifacts, and what it gets."""
+    launcher, ahead = reading(1000)
+    for number in range(1000):
+        assert ahead.take(STORE, path(number)) == (True, {"of": path(number)}, path(number).encode())
+    assert [len(paths) for paths in launcher.asked[:7]] == [1, 2, 4, 8, 16, 32, 64]
+    assert max(map(len, launcher.asked)) == AT_ONCE
+    assert sum(map(len, launcher.asked)) == 1000
+
+
+def test_out_of_order_nothing_is_asked_for_ahead() -> None:
+    """Guards a step that reads one artifact of many against being sent the others."""
+    launcher, ahead = reading(100)
+    for number in (50, 7, 99, 3):
+        assert ahead.take(STORE, path(number)) is not None
+    assert launcher.asked == [[path(number)] for number in (50, 7, 99, 3)]
+
+
+def test_twice_is_asked_for_twice() -> None:
+    """Guards the memory of a step: nothing is kept that was given."""
+    launcher, ahead = reading(3)
+    assert ahead.take(STORE, path(0)) == ahead.take(STORE, path(0))
+    assert launcher.asked == [[path(0)], [path(0)]]
+
+
+def test_large_ones_and_strangers_are_left_alone() -> None:
+    """Guards artifacts that are streamed, and objects that are none."""
+    launcher, ahead = reading(3, size=SMALL + 1)
+    assert ahead.take(STORE, path(0)) is None
+    assert ahead.take(STORE, "Flow/1/start/2/0.task_begin") is None
+    assert launcher.asked == []
+
+
+@pytest.mark.parametrize("listing", [b"", b"[]", b"{", b'{"objects": {"a": 1}, "info": {}}', b"\xff"])
+def test_listing_of_another_make(listing: bytes) -> None:
+    """Guards against another version of Metaflow: artifacts are then read one by one."""
+    launcher, ahead = reading(3)
+    ahead.learn(listing or b" ")
+    assert ahead.take(STORE, path(0)) is None
+    assert launcher.asked == []
