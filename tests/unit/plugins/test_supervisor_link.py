@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -85,6 +86,15 @@ def test_the_end(links: Links) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+def inherited(pid: int) -> dict[str, tuple[Path, int]]:
+    """(target, inode) of each descriptor; those that the process closes meanwhile are its own."""
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found[entry.name] = (entry.readlink(), entry.stat().st_ino)
+    return found
+
+
 def test_no_descriptor_is_inherited(links: Links) -> None:
     """Guards against a supervisor that holds the scheduler's files, or its own lifeline."""
     with tempfile.TemporaryFile() as secret:
@@ -93,11 +103,10 @@ def test_no_descriptor_is_inherited(links: Links) -> None:
         link = links.start()
         lifeline = Path(f"/proc/self/fd/{link._lifeline}").stat().st_ino
         for pid in (link._process.pid, supervisor_of(link)):
-            descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
-            assert ours not in [descriptor.readlink() for descriptor in descriptors]
+            held = inherited(pid)
+            assert ours not in [where for where, _ in held.values()]
             # Both ends of a pipe have one inode: there is the reading end, on standard input.
-            held = [entry.name for entry in descriptors if entry.exists() and entry.stat().st_ino == lifeline]
-            assert held == ["0"]
+            assert [name for name, (_, inode) in held.items() if inode == lifeline] == ["0"]
     link.close()
 
 
