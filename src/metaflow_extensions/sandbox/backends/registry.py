@@ -64,16 +64,6 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         "docker",
         "containers of a Podman service, or of Docker's",
     ),
-    "nitrobox": BuiltIn(
-        "metaflow_extensions.sandbox.backends.nitrobox.backend:NitroboxBackend",
-        "nitrobox",
-        "containers without an engine, on Linux with Python 3.12 or newer",
-    ),
-    "pybox": BuiltIn(
-        "metaflow_extensions.sandbox.backends.pybox.backend:PyboxBackend",
-        "pybox",
-        "containers of the pybox command, as root",
-    ),
     "metalbox": BuiltIn(
         "metaflow_extensions.sandbox.backends.metalbox.backend:MetalboxBackend",
         "metalbox",

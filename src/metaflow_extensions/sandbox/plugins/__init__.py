@@ -9,8 +9,6 @@ STEP_DECORATORS_DESC = [
     ("bubblewrap", ".aliases.BubblewrapDecorator"),
     ("docker", ".aliases.DockerDecorator"),
     ("podman", ".aliases.PodmanDecorator"),
-    ("nitrobox", ".aliases.NitroboxDecorator"),
-    ("pybox", ".aliases.PyboxDecorator"),
     ("metalbox", ".aliases.MetalboxDecorator"),
 ]
 
