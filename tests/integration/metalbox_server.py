@@ -57,7 +57,7 @@ class Service:
         self.events = [*self.events, {"time": time.time(), "type": kind, "message": message}][-50:]
 
     def start(self, settings: Mapping[str, Any], guard: float) -> None:
-        """Run the command with bash, in a group of its own, its output in one log."""
+        """Run the command with bash, in a group of its own (here with a session), its output in one log."""
         if self.process and self.process.poll() is None:
             raise RuntimeError(f"{self.name} already running (pid {self.process.pid})")
         place = HOME / "logs" / self.name
@@ -71,7 +71,7 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                process_group=0,
+                start_new_session=True,
             )
         (HOME / "run").mkdir(exist_ok=True)
         (HOME / "run" / f"{self.name}.pid").write_text(str(self.process.pid))
