@@ -39,10 +39,6 @@ class Podman:
     process: subprocess.Popen[bytes]
     words: tuple[str, ...]
 
-    def command(self, *arguments: str) -> list[str]:
-        """A command line of podman on the same storage."""
-        return [*in_namespace(), *self.words, *arguments]
-
 
 def why_no_podman() -> str | None:
     """What is missing for an engine, None when nothing is."""
@@ -101,9 +97,7 @@ def podman_service(storage: Path | None = None, insecure: Iterable[str] = ()) ->
             with locked(kept), contextlib.suppress(BlockingIOError):
                 fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # The last one: what killed tests left in the storage, and what is of this boot only.
-                subprocess.run(
-                    [*in_namespace(), *words, "rm", "--all", "--force"], check=True, capture_output=True
-                )
+                ask(words, "rm", "--all", "--force").check_returncode()
                 shutil.rmtree(runroot(kept), ignore_errors=True)
 
 
@@ -117,10 +111,15 @@ def locked(storage: Path) -> Iterator[None]:
 
 def ensure_image(words: tuple[str, ...]) -> None:
     """Load the image into the storage unless it is there."""
-    podman = [*in_namespace(), *words]
-    if subprocess.run([*podman, "image", "exists", Podman.IMAGE], check=False).returncode:
-        archive = str(tree_archive())
-        subprocess.run([*podman, "import", "--quiet", archive, Podman.IMAGE], check=True, capture_output=True)
+    if ask(words, "image", "exists", Podman.IMAGE).returncode:
+        ask(words, "import", "--quiet", str(tree_archive()), Podman.IMAGE).check_returncode()
+
+
+def ask(words: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run podman by itself: with CONTAINER_HOST it would ask the service that is named there."""
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+    command = [*in_namespace(), *words, *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
 
 
 @contextlib.contextmanager

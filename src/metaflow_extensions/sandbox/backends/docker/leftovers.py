@@ -61,10 +61,20 @@ def remove(client: docker.APIClient, container: str) -> None:
 
 
 def end_without_engine(container: str) -> None:
-    """Kill a container's processes, known by its id in their cgroup, and the monitor in its arguments."""
+    """Kill a container's processes, known by its id in their cgroup or, for Podman, in their parent's arguments.
+
+    That parent, the engine's monitor, notes how they end, for the next engine to read.
+    """
+    monitors, found = set(), []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it is gone, or another user's
-            groups = (entry / "cgroup").read_text()
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if container in groups or (b"conmon" in words[0] and container.encode() in words):
-                os.kill(int(entry.name), signal.SIGKILL)
+            if b"conmon" in words[0] and container.encode() in words:
+                monitors.add(entry.name)
+            else:
+                parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
+                found.append((entry.name, parent, (entry / "cgroup").read_text()))
+    for pid, parent, groups in found:
+        if parent in monitors or container in groups:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(int(pid), signal.SIGKILL)
