@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ADDRESS_VARIABLE = "METAFLOW_SANDBOX_RELAY"
 FORWARDED = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM, _signal.SIGUSR1, _signal.SIGUSR2)
 LENGTHS = struct.Struct("!II")
+COPY_CHUNK = 1 << 20  # bytes
+MAXRSS_MIB = 1 << 20 if sys.platform == "darwin" else 1 << 10  # macOS counts bytes, Linux KiB
 
 
 def main(arguments: List[str]) -> int:
@@ -44,7 +46,7 @@ def main(arguments: List[str]) -> int:
         b'{"verb":"ended","signal":%s,"peak_memory":%.3f,"cpu_time":%.3f}'
         % (
             b"%d" % killed_by if killed_by else b"null",
-            usage.ru_maxrss / 1024,
+            usage.ru_maxrss / MAXRSS_MIB,
             usage.ru_utime + usage.ru_stime,
         ),
     )
@@ -73,11 +75,9 @@ def copy_code(source: str, target: str) -> None:
 def copy_file(source: str, target: str) -> None:
     """Copy one file's bytes and permissions; shutil would take longer to import than to run."""
     with open(source, "rb") as reader, open(target, "wb") as writer:
-        status = os.fstat(reader.fileno())
-        done = 0
-        while done < status.st_size:
-            done += os.sendfile(writer.fileno(), reader.fileno(), done, status.st_size - done)
-        os.fchmod(writer.fileno(), status.st_mode & 0o777 | 0o600)
+        while writer.write(reader.read(COPY_CHUNK)):
+            pass
+        os.fchmod(writer.fileno(), os.fstat(reader.fileno()).st_mode & 0o777 | 0o600)
 
 
 def start(command: List[str], relay: _socket.socket) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from metaflow.datastore.datastore_storage import CloseAfterUse, DataStoreStorage
 from metaflow.metaflow_config import CARD_SUFFIX
@@ -78,11 +79,11 @@ class RelayStorage(DataStoreStorage):
                     if not found:
                         yield path, None, None
                         continue
-                    # In memory and without a name: the sandbox's disk may be smaller than an artifact.
-                    copy = copies.enter_context(os.fdopen(os.memfd_create("artifact"), "wb"))
+                    copy, name = open_copy()
+                    copies.enter_context(copy)
                     copy.writelines(chunks)
                     copy.flush()
-                yield path, f"/proc/self/fd/{copy.fileno()}", metadata
+                yield path, name, metadata
 
         return CloseAfterUse(load(), closer=copies)
 
@@ -134,3 +135,13 @@ class GSRelayStorage(RelayStorage):
     """``--datastore gs``, without its SDK."""
 
     TYPE = "gs"
+
+
+def open_copy() -> tuple[BinaryIO, str]:
+    """A file that goes when it is closed, and a path to open it again."""
+    if not hasattr(os, "memfd_create"):
+        named = tempfile.NamedTemporaryFile("wb", prefix="artifact-")  # noqa: SIM115 -- the caller's context
+        return cast("BinaryIO", named), named.name
+    # In memory and without a name: the sandbox's disk may be smaller than an artifact.
+    copy = os.fdopen(os.memfd_create("artifact"), "wb")
+    return cast("BinaryIO", copy), f"/proc/self/fd/{copy.fileno()}"
