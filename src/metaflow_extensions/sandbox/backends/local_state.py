@@ -69,6 +69,11 @@ class LocalState:
             pass
         return sandbox_id
 
+    @staticmethod
+    def is_id(sandbox_id: str) -> bool:
+        """Whether it looks like an id; others are paths, patterns or options to whom they are given."""
+        return bool(_ID.match(sandbox_id))
+
     @classmethod
     def create(cls, base: Path, labels: Mapping[str, str], sandbox_id: str | None = None) -> LocalState:
         """Make the directory of a new sandbox. Raises FileExistsError when another has the id."""
@@ -90,13 +95,13 @@ class LocalState:
     def all(cls, base: Path) -> Iterator[LocalState]:
         """Every sandbox below the base directory."""
         for entry in sorted(base.iterdir()):
-            if _ID.match(entry.name):
+            if cls.is_id(entry.name):
                 yield cls(base, entry.name)
 
     @classmethod
     def find(cls, base: Path, sandbox_id: str) -> LocalState | None:
         """The sandbox of that id; None for any other string, paths included."""
-        if not _ID.match(sandbox_id) or not (base / sandbox_id).is_dir():
+        if not cls.is_id(sandbox_id) or not (base / sandbox_id).is_dir():
             return None
         return cls(base, sandbox_id)
 

@@ -28,7 +28,8 @@ def end(base: str, url: str, *sandbox_ids: str) -> None:
     """Remove what the engine at ``url`` has of these sandboxes and what is remembered; idempotent."""
     client = client_of(url)
     try:
-        for sandbox_id in sandbox_ids:
+        # An engine takes a label without a value for any value.
+        for sandbox_id in filter(LocalState.is_id, sandbox_ids):
             forget_state(base, sandbox_id)
             remove_containers(client, sandbox_id)
     finally:
@@ -61,7 +62,7 @@ def remove(client: docker.APIClient, container: str) -> None:
 
 
 def end_without_engine(container: str) -> None:
-    """Kill a container's processes, known by its id in their cgroup or, for Podman, in their parent's arguments.
+    """Kill a container's processes, known by its id in their cgroup or, for Podman, in their parent's words.
 
     That parent, the engine's monitor, notes how they end, for the next engine to read.
     """

@@ -212,8 +212,10 @@ class LivesContract(ContractBase):
         self, sandbox: Sandbox, backend: Backend, name: str
     ) -> None:
         """An id that is a path, a pattern or an option must not reach another sandbox or file."""
+        process = sandbox.start(self.command("import os, time; time.sleep(1); os._exit(7)"))
         self.within(lambda: backend.destroy(name))
         self.within(lambda: backend.destroy(sandbox.id[:-1]))
+        assert self.collect(process).code == 7
         assert [info.id for info in self._listed(backend)] == [sandbox.id]
         assert self.run(sandbox, "import os; os.write(1, b'alive')") == Result(0, b"alive", b"")
 
@@ -265,7 +267,7 @@ class LivesContract(ContractBase):
         """A parent-death signal is sent when the parent's thread ends, not its process."""
         sandbox = self.within(lambda: backend.open(self.make_spec()))
         process = self.within(
-            lambda: sandbox.start(self.command("import os, time; time.sleep(0.5); os._exit(7)"))
+            lambda: sandbox.start(self.command("import os, time; time.sleep(1); os._exit(7)"))
         )
         code = self.collect(process).code
         self.within(sandbox.close)
