@@ -158,7 +158,8 @@ class LiveFlow:
             # user's sandboxes stay, empty.
             ours = entry.relative_to(self.tmp).parts[0].startswith("metaflow-") or entry.is_socket()
             users = self.tmp / f"metaflow-sandbox-{os.getuid()}"
-            if ours and entry not in (users, users / "docker"):
+            known = entry.parent == users and entry.name.startswith("engine-")
+            if ours and not known and entry not in (users, users / "docker"):
                 kept.append(f"file {entry}")
         for line in mounts() - self._mounts:
             if str(self.root) in line:

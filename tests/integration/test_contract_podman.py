@@ -22,7 +22,8 @@ class TestPodman(BackendContract):
     never = frozenset(
         {Feature.HOST_PYTHON, Feature.GET, Feature.GPU, Feature.NETWORK_PUBLIC, Feature.EGRESS_LIST}
     )
-    keeps = ("metaflow-sandbox", "metaflow-sandbox/docker")
+    # The user's own base directory stays, with what is known of engines.
+    keeps = ("metaflow-sandbox", "metaflow-sandbox/docker", "metaflow-sandbox/engine-*.json")
 
     @pytest.fixture
     def backend(self, podman: Podman, monkeypatch: pytest.MonkeyPatch) -> PodmanBackend:
