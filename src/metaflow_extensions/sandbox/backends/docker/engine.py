@@ -97,8 +97,8 @@ def _connect(place: Place) -> Engine | None:
     if not Path(path).exists():
         return None
     client, said = _greet(place.url)
-    is_podman = "Libpod-Api-Version" in said
-    return Engine(client, place.url, is_podman, limits(client, Path(path), is_podman=is_podman))
+    podman = said.get("Libpod-Api-Version")
+    return Engine(client, place.url, podman is not None, limits(client, Path(path), podman))
 
 
 def client_of(url: str) -> docker.APIClient:

@@ -19,15 +19,15 @@ from ..local_state import base_directory
 VALID = 600  # seconds; an engine that is started anew has another socket, and is asked again
 
 
-def limits(client: docker.APIClient, socket: Path, *, is_podman: bool) -> frozenset[Feature]:
-    """The limits that the engine's kernel enforces, and GPU; rootless engines often have few."""
+def limits(client: docker.APIClient, socket: Path, podman: str | None) -> frozenset[Feature]:
+    """The limits that the engine's kernel enforces, and GPU; ``podman`` is the version of its own API."""
     found = socket.stat()
     identity = f"{socket} {found.st_dev} {found.st_ino} {found.st_ctime_ns}"
     kept = base_directory() / f"engine-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
     with contextlib.suppress(FileNotFoundError):
         if time.time() - kept.stat().st_mtime < VALID:
             return frozenset(Feature[name] for name in json.loads(kept.read_text()))
-    asked = limits_of(client.info(), is_podman=is_podman)
+    asked = limits_of_podman(_podman_info(client, podman)) if podman else limits_of_docker(client.info())
     draft = kept.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):  # a full disk: it is asked again
         draft.write_text(json.dumps(sorted(feature.name for feature in asked)))
@@ -35,13 +35,30 @@ def limits(client: docker.APIClient, socket: Path, *, is_podman: bool) -> frozen
     return asked
 
 
-def limits_of(info: Mapping[str, Any], *, is_podman: bool) -> frozenset[Feature]:
-    """What an answer of /info says."""
+def limits_of_docker(info: Mapping[str, Any]) -> frozenset[Feature]:
+    """What Docker's /info says."""
     can = {
         Feature.MEMORY_LIMIT: info.get("MemoryLimit"),
         Feature.CPU_LIMIT: info.get("CpuCfsQuota"),
         Feature.PROCESS_LIMIT: info.get("PidsLimit"),
-        # Podman passes over what is asked for devices.
-        Feature.GPU: "nvidia" in (info.get("Runtimes") or ()) and not is_podman,
+        Feature.GPU: "nvidia" in (info.get("Runtimes") or ()),
     }
     return frozenset(feature for feature, able in can.items() if able)
+
+
+def limits_of_podman(info: Mapping[str, Any]) -> frozenset[Feature]:
+    """What the controllers in Podman's own /info allow.
+
+    Its imitation of Docker's names each limit that the machine has, also where a rootless Podman has none and
+    passes over what it is asked for; as it does with devices.
+    """
+    controllers = (info.get("host") or {}).get("cgroupControllers") or ()
+    can = {"memory": Feature.MEMORY_LIMIT, "cpu": Feature.CPU_LIMIT, "pids": Feature.PROCESS_LIMIT}
+    return frozenset(feature for name, feature in can.items() if name in controllers)
+
+
+def _podman_info(client: docker.APIClient, version: str) -> Mapping[str, Any]:
+    answer = client.get(f"{client.base_url}/v{version}/libpod/info", timeout=client.timeout)
+    answer.raise_for_status()
+    info: Mapping[str, Any] = answer.json()
+    return info
