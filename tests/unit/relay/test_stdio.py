@@ -53,6 +53,7 @@ class Guest:
             bufsize=0,
         )
         self.accepted: list[Channel] = []
+        self.threads: list[threading.Thread] = []
         self.relay = StdioRelay(self.accept, self.send)
 
     def send(self, data: bytes) -> None:
@@ -68,7 +69,8 @@ class Guest:
     def accept(self, channel: Channel) -> None:
         """Send back whatever comes."""
         self.accepted.append(channel)
-        threading.Thread(target=self.echo, args=(channel,), daemon=True).start()
+        self.threads.append(threading.Thread(target=self.echo, args=(channel,), daemon=True))
+        self.threads[-1].start()
 
     @staticmethod
     def echo(channel: Channel) -> None:
@@ -88,6 +90,8 @@ class Guest:
             for kind, part in self.relay.feed(data):
                 written[kind] += part
         self.relay.close()
+        for thread in self.threads:
+            thread.join(WAIT)
         said = self.process.stderr.read()
         assert said == b"", said.decode()
         return self.process.wait(WAIT), written[OUT], written[ERR]
