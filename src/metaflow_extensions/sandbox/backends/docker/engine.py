@@ -12,6 +12,7 @@ import requests
 from docker.constants import DEFAULT_DOCKER_API_VERSION
 from docker.context import ContextAPI
 from docker.errors import DockerException
+from docker.utils import version_lt
 
 from ...errors import BackendUnavailable
 from ..interface import Feature
@@ -84,7 +85,12 @@ def places(
 
 def _of_context(environ: Mapping[str, str]) -> Iterator[Place]:
     """The engine of the user's current Docker context, unless it is the usual one."""
-    context = ContextAPI.get_context(environ.get("DOCKER_CONTEXT"))
+    named = environ.get("DOCKER_CONTEXT")
+    context = ContextAPI.get_context(named)
+    if named and context is None:
+        raise BackendUnavailable(
+            f"there is no Docker context {named!r}, as DOCKER_CONTEXT says: docker context ls"
+        )
     if context is not None and context.name != "default" and context.Host:
         yield Place(context.Host, f"the Docker context {context.name!r}")
 
@@ -107,7 +113,7 @@ def client_of(url: str) -> docker.APIClient:
 
 
 def _greet(url: str) -> tuple[docker.APIClient, Mapping[str, str]]:
-    """A client in the engine's own version, and the headers of the engine's shortest answer.
+    """A client in the newest version that both know, and the headers of the engine's shortest answer.
 
     To say all that /version says takes Podman a quarter of a second.
     """
@@ -115,7 +121,9 @@ def _greet(url: str) -> tuple[docker.APIClient, Mapping[str, str]]:
     stranger.headers.update(NOT_KEPT)
     answer = stranger.get(f"{stranger.base_url}/_ping", timeout=TIMEOUT)
     answer.raise_for_status()
-    client = docker.APIClient(url, answer.headers.get("Api-Version"), TIMEOUT)
+    known = answer.headers.get("Api-Version", DEFAULT_DOCKER_API_VERSION)
+    version = known if version_lt(known, DEFAULT_DOCKER_API_VERSION) else DEFAULT_DOCKER_API_VERSION
+    client = docker.APIClient(url, version, TIMEOUT)
     client.headers.update(NOT_KEPT)
     return client, answer.headers
 
