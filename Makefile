@@ -16,10 +16,10 @@ demo:
 test: check
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
-# The flow suite on one backend: make flows BACKEND=podman
+# The flow suite, and more TESTS, on one backend: make flows BACKEND=podman
 flows:
 	scripts/setup $(VENV) $(PYTHON) dev
-	METAFLOW_SANDBOX_TESTS_BACKEND=$(BACKEND) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(FLOWS)
+	METAFLOW_SANDBOX_TESTS_BACKEND=$(BACKEND) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(FLOWS) $(TESTS)
 
 check:
 	scripts/setup $(VENV) $(PYTHON) dev

@@ -1,7 +1,7 @@
 """What several integration tests need and only some machines have.
 
 METAFLOW_SANDBOX_TESTS_BACKEND=podman (or docker) runs tests/integration/test_flows*.py on an engine of the
-tests' own, with the test image unless METAFLOW_SANDBOX_TESTS_IMAGE names another.
+tests' own, =nitrobox on nitrobox; both with the test image unless METAFLOW_SANDBOX_TESTS_IMAGE names another.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ if TYPE_CHECKING:
     from .engines import Podman
     from .registry import Registry
 
-ON_AN_ENGINE = os.environ.get("METAFLOW_SANDBOX_TESTS_BACKEND") in ("docker", "podman")
+CHOSEN = os.environ.get("METAFLOW_SANDBOX_TESTS_BACKEND")
+ON_AN_ENGINE = CHOSEN in ("docker", "podman")
 # These name their backends themselves, some of which take no image.
-collect_ignore = ["test_flows_options.py", "test_flows_piped.py"] if ON_AN_ENGINE else []
+IN_IMAGES = ON_AN_ENGINE or CHOSEN == "nitrobox"
+collect_ignore = ["test_flows_options.py", "test_flows_piped.py"] if IN_IMAGES else []
 if ON_AN_ENGINE:
     # Before it is read.
     os.environ.setdefault("METAFLOW_SANDBOX_TESTS_IMAGE", "localhost/metaflow-sandbox-test")
+if CHOSEN == "nitrobox":
+    from .images import tree
+
+    os.environ.setdefault("METAFLOW_SANDBOX_TESTS_IMAGE", str(tree()))
 
 
 # Imported by fixtures, not above: most tests run without the SDK.

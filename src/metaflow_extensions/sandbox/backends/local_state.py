@@ -144,11 +144,8 @@ class LocalState:
         """Remember cgroups, which outlive a launcher that is killed."""
         (self.directory / "groups.json").write_text(json.dumps([str(path) for path in paths]))
 
-    def destroy(self, name: str | None = None) -> None:
-        """Kill every remembered process and wait for it, remove the cgroups and the directory; idempotent.
-
-        ``name`` is the first argument of processes that may run without having been remembered.
-        """
+    def end_processes(self) -> None:
+        """Kill every remembered process and wait for it; from then on none is remembered any more."""
         with contextlib.suppress(FileNotFoundError):
             # First, so that a sandbox being destroyed accepts no further process.
             (self.directory / "processes").rename(self.directory / "ending")
@@ -156,6 +153,13 @@ class LocalState:
             # In order of start: a supervisor of processes that reports their end goes before them.
             for entry in sorted((self.directory / "ending").iterdir(), key=lambda entry: int(entry.name)):
                 end(int(entry.name), entry.read_text())
+
+    def destroy(self, name: str | None = None) -> None:
+        """End its processes, remove its cgroups and the directory; idempotent.
+
+        ``name`` is the first argument of processes that may run without having been remembered.
+        """
+        self.end_processes()
         if name:
             end_named(name)
         with contextlib.suppress(FileNotFoundError):

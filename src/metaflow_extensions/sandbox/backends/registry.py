@@ -64,6 +64,11 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         "docker",
         "containers of a Podman service, or of Docker's",
     ),
+    "nitrobox": BuiltIn(
+        "metaflow_extensions.sandbox.backends.nitrobox.backend:NitroboxBackend",
+        "nitrobox",
+        "containers without an engine, as root with Python 3.12 or newer",
+    ),
     "metalbox": BuiltIn(
         "metaflow_extensions.sandbox.backends.metalbox.backend:MetalboxBackend",
         "metalbox",

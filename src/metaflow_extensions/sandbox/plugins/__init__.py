@@ -9,6 +9,7 @@ STEP_DECORATORS_DESC = [
     ("bubblewrap", ".aliases.BubblewrapDecorator"),
     ("docker", ".aliases.DockerDecorator"),
     ("podman", ".aliases.PodmanDecorator"),
+    ("nitrobox", ".aliases.NitroboxDecorator"),
     ("metalbox", ".aliases.MetalboxDecorator"),
 ]
 

@@ -22,6 +22,11 @@ class PodmanDecorator(SandboxDecorator):  # noqa: D101
     name = backend_name = "podman"
 
 
+class NitroboxDecorator(SandboxDecorator):  # noqa: D101
+    __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away nitrobox container")
+    name = backend_name = "nitrobox"
+
+
 class MetalboxDecorator(SandboxDecorator):  # noqa: D101
     __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away MetalBox service (macOS)")
     name = backend_name = "metalbox"

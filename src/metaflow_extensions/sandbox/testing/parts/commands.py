@@ -135,6 +135,15 @@ class CommandsContract(ContractBase):
         """
         assert all(place.startswith("/") for place in self.run_json(sandbox, code))
 
+    def test_devices_that_every_program_uses(self, sandbox: Sandbox) -> None:
+        """Programs that drop another one's output open the null device for writing."""
+        code = """
+        import os
+        os.write(os.open("/dev/null", os.O_RDWR), b"dropped")
+        os.write(1, b"%d" % len(os.read(os.open("/dev/urandom", os.O_RDONLY), 8)))
+        """
+        assert self.run(sandbox, code) == Result(0, b"8", b"")
+
     def test_working_directory_is_not_home(self, sandbox: Sandbox) -> None:
         """Files of the step and files of tools would mix."""
         cwd, home = self.run_json(

@@ -1,0 +1,106 @@
+"""Containers without an engine: nitrobox makes namespaces and an overlay of a root file system.
+
+A step sees its image read-only, as a user that owns nothing, under nitrobox's filter on system calls,
+and can write to one file system in memory (``disk``, default 1024 MiB): its working directory, HOME, TMPDIR,
+/tmp and /var/tmp. It shares the kernel with the host.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from nitrobox.image import store
+
+from ...errors import BackendUnavailable, StartFailed, UnsupportedOption
+from ..cgroups import available as cgroup_limits
+from ..interface import Feature, Isolation, SandboxInfo, SandboxSpec
+from ..local_state import LocalState
+from ..options import check_options
+from ..warden import warden
+from .leftovers import END, end, state_directory
+from .sandbox import NitroboxSandbox
+from .targets import check_mounts
+
+NAME = "nitrobox"
+DEFAULT_IMAGE = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
+NO_CONFIGURATION: Mapping[str, object] = {
+    "cmd": None,
+    "entrypoint": None,
+    "env": {},
+    "working_dir": "/",
+    "exposed_ports": [],
+    "diff_ids": [],
+}
+FEATURES = {
+    Feature.MOUNT,
+    Feature.STDIN,
+    Feature.IMAGE,
+    Feature.NETWORK_OFF,
+    Feature.NETWORK_HOST,
+    Feature.DISK_LIMIT,
+}
+LIMITS = {"memory": Feature.MEMORY_LIMIT, "cpu": Feature.CPU_LIMIT, "processes": Feature.PROCESS_LIMIT}
+
+
+class NitroboxBackend:
+    """nitrobox as root; its limits need cgroup v2, so ours are put around it."""
+
+    isolation = Isolation.CONTAINER
+
+    def __init__(self) -> None:
+        self.features = frozenset(FEATURES | {LIMITS[limit] for limit in cgroup_limits()})
+
+    def check(self) -> None:
+        """Raise BackendUnavailable unless this user can start sandboxes."""
+        if not sys.platform.startswith("linux"):
+            raise BackendUnavailable("nitrobox runs on Linux: choose another backend")
+        if os.geteuid():
+            raise BackendUnavailable(
+                "the nitrobox backend drops from root to nobody inside, and is not root: run as root, or use "
+                "backend='bubblewrap'"
+            )
+
+    def open(self, spec: SandboxSpec) -> NitroboxSandbox:
+        """Prepare a sandbox; nothing runs yet. Raises UnsupportedOption, or StartFailed on a full disk."""
+        check_options(spec, self, NAME)
+        if spec.options:
+            raise UnsupportedOption(
+                f"the nitrobox backend has no options {sorted(spec.options)}: leave out backend_options"
+            )
+        self.check()
+        check_mounts(spec.mounts)
+        image = spec.image or DEFAULT_IMAGE
+        if image.startswith("/"):
+            if not Path(image).is_dir():
+                raise UnsupportedOption(
+                    f"image={image!r} is no directory: name a root file system, or a reference"
+                )
+            # Or nitrobox asks a build service that is not there, for half a minute.
+            store._image_store_populate(image, dict(NO_CONFIGURATION))
+        base = state_directory()
+        sandbox_id = LocalState.unused_id(base)
+        guard = warden(END, str(base))
+        # Before anything is made: this process may be killed at any moment.
+        guard.watch(sandbox_id)
+        try:
+            state = LocalState.create(base, spec.labels, sandbox_id)
+        except OSError as error:
+            guard.forget(sandbox_id)
+            raise StartFailed(
+                f"no sandbox can be made below {base}: {error}; free some space there, or set TMPDIR"
+            ) from error
+        return NitroboxSandbox(image, spec, state, guard)
+
+    def list(self, labels: Mapping[str, str]) -> Iterator[SandboxInfo]:
+        """Sandboxes of this user, also those whose launcher died and left only their directory."""
+        for state in LocalState.all(state_directory()):
+            info = state.info()
+            if info and labels.items() <= info.labels.items():
+                yield info
+
+    def destroy(self, sandbox_id: str) -> None:
+        """End a sandbox of any process of this user; idempotent."""
+        end(str(state_directory()), sandbox_id)

@@ -1,0 +1,35 @@
+"""Ends nitrobox sandboxes by their id alone: by ``destroy``, and when their launcher is gone."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from ..local_state import LocalState, base_directory
+
+END = f"{__name__}:end"  # for the warden
+
+
+def state_directory() -> Path:
+    """Where the sandboxes of this backend are remembered, made when absent."""
+    directory = base_directory() / "nitrobox"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return directory
+
+
+def end(base: str, *sandbox_ids: str) -> None:
+    """Kill what runs in these sandboxes, unmount what nitrobox mounted, remove every trace; idempotent."""
+    for sandbox_id in sandbox_ids:
+        state = LocalState.find(Path(base), sandbox_id)
+        if state:
+            state.end_processes()
+            unmount_below(state.directory)
+            state.destroy()
+
+
+def unmount_below(directory: Path) -> None:
+    """A launcher that is killed leaves the overlay of each command mounted."""
+    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+        place = Path(line.split()[4].encode().decode("unicode_escape"))
+        if directory in place.parents:
+            subprocess.run(["umount", "--lazy", place], check=False, stderr=subprocess.DEVNULL)
