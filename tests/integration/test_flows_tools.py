@@ -163,6 +163,7 @@ def test_runner_runs_several_at_once(tmp_path_factory: pytest.TempPathFactory) -
     """Guards Runner.async_run: two sandboxed runs in one directory at once, and their logs."""
     directory = tmp_path_factory.mktemp("async-runner")
     place("small_flow.py", directory, {})
+    (directory / ".metaflow").mkdir()  # of two that make it at once Metaflow ends one
     results, logged = map(json.loads, read_results(directory, ASYNC_RUNNER).splitlines())
     assert results == [["successful", 6], ["successful", 20]]
     assert logged

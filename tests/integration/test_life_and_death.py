@@ -233,6 +233,7 @@ def test_a_run_leaves_another_in_its_directory_alone() -> None:
     """Guards against runs that share a name, a directory or a sandbox, and a reaper that takes all."""
     with live_directory() as root:
         flow = place_flow("life_flow.py", root / "flow")
+        (root / "flow" / ".metaflow").mkdir()  # of two that make it at once Metaflow ends one
         arguments = ("run", *SANDBOXED, "--seconds", "4")
         victim = LiveFlow(flow, root, arguments, {})
         other = LiveFlow(flow, root, arguments, {})
