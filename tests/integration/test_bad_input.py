@@ -127,7 +127,7 @@ def test_unknown_attribute() -> None:
         ("image=python:3.12", "image='python:3.12' needs a backend with IMAGE"),
         ("gpu=1", "gpu=1 needs a backend with GPU"),
         ("network=public", "network='public' needs a backend with NETWORK_PUBLIC"),
-        ("network=pypi.org", "network=['pypi.org'] needs a backend with EGRESS_LIST"),
+        ("network=models.example.org", "network=['models.example.org'] needs a backend with EGRESS_LIST"),
         (
             "isolation=vm",
             "isolation='vm' is stronger than sandbox backend 'bubblewrap', which gives 'container'",
