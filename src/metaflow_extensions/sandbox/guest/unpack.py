@@ -34,6 +34,8 @@ def main(words: List[str]) -> int:
     relay = os.path.join(place, "relay")
     if len(os.fsencode(relay)) > MAX_SOCKET_PATH:
         relay = os.path.join(tempfile.mkdtemp(dir="/tmp"), "relay")
+    # Metaflow's own default, in /tmp, is every user's where /tmp is the launcher's.
+    os.environ.setdefault("METAFLOW_CLIENT_CACHE_PATH", os.path.join(place, "client"))
     for name, value in os.environ.items():
         os.environ[name] = value.replace(MOUNTED_AT + "/relay", relay).replace(MOUNTED_AT, place)
     sys.path.insert(0, place)
