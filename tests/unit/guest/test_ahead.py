@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
-from metaflow_extensions.sandbox.guest.ahead import AT_ONCE, SMALL, Object, ReadAhead
+from metaflow_extensions.sandbox.guest.ahead import AT_ONCE, SMALL, Object, ReadAhead, natural
 
 STORE = "local@/data"
 
@@ -16,11 +17,15 @@ class Launcher:
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
+        self.missing: set[str] = set()
 
     def load_all(self, store: str, paths: list[str]) -> list[Object]:
         assert store == STORE
         self.asked.append(paths)
-        return [(True, {"of": path}, path.encode()) for path in paths]
+        return [
+            (False, None, b"") if path in self.missing else (True, {"of": path}, path.encode())
+            for path in paths
+        ]
 
 
 def key(number: int) -> str:
@@ -51,19 +56,61 @@ def test_in_order_a_few_round_trips_are_enough() -> None:
     assert sum(map(len, launcher.asked)) == 1000
 
 
-def test_out_of_order_nothing_is_asked_for_ahead() -> None:
-    """Guards a step that reads one artifact of many against being sent the others."""
+def test_out_of_order_at_most_twice_as_many_are_loaded() -> None:
+    """Guards a step that reads a few artifacts of many against being sent the others."""
+    launcher, ahead = reading(1000)
+    for asked, number in enumerate((50, 7, 99, 3, 999, 500, 8, 400), 1):
+        assert ahead.take(STORE, path(number)) == (True, {"of": path(number)}, path(number).encode())
+        assert sum(map(len, launcher.asked)) <= 2 * asked
+
+
+def test_backwards_is_no_slower_than_one_by_one() -> None:
+    """Guards a loop in the other direction: nothing is loaded twice, and in the end all is ready."""
     launcher, ahead = reading(100)
-    for number in (50, 7, 99, 3):
+    for number in reversed(range(100)):
         assert ahead.take(STORE, path(number)) is not None
-    assert launcher.asked == [[path(number)] for number in (50, 7, 99, 3)]
+    assert sum(map(len, launcher.asked)) == 100
+
+
+def test_numbered_artifacts_are_read_as_numbers() -> None:
+    """Guards loops over part2 and part10, whose names Metaflow lists the other way round."""
+    assert sorted(["part10", "part2", "a", "part", "2", "b1c10", "b1c9"], key=natural) == [
+        "2", "a", "b1c9", "b1c10", "part", "part2", "part10",
+    ]  # fmt: skip
+
+
+def test_what_is_missing_is_asked_for_again() -> None:
+    """Guards an artifact whose loading ahead failed: only the one that was asked for may fail."""
+    launcher, ahead = reading(4)
+    launcher.missing = {path(2)}
+    assert [ahead.take(STORE, path(number)) for number in range(2)]
+    assert path(2) in launcher.asked[1]
+    launcher.missing = set()
+    assert ahead.take(STORE, path(2)) == (True, {"of": path(2)}, path(2).encode())
+
+
+def test_a_thread_never_waits_for_another() -> None:
+    """Guards a process forked while another thread reads: it goes without, instead of waiting for ever."""
+    launcher, ahead = reading(4)
+    met: list[Object | None] = []
+    loading = launcher.load_all
+
+    def meanwhile(store: str, paths: list[str]) -> list[Object]:
+        thread = threading.Thread(target=lambda: met.append(ahead.take(STORE, path(1))))
+        thread.start()
+        thread.join()
+        return loading(store, paths)
+
+    ahead._load_all = meanwhile
+    assert ahead.take(STORE, path(0)) is not None
+    assert met == [None]
 
 
 def test_twice_is_asked_for_twice() -> None:
     """Guards the memory of a step: nothing is kept that was given."""
     launcher, ahead = reading(3)
     assert ahead.take(STORE, path(0)) == ahead.take(STORE, path(0))
-    assert launcher.asked == [[path(0)], [path(0)]]
+    assert [paths[0] for paths in launcher.asked] == [path(0), path(0)]
 
 
 def test_large_ones_and_strangers_are_left_alone() -> None:

@@ -1,25 +1,28 @@
-"""Artifacts that are read one after the other are asked for ahead, several in one round trip."""
+"""Small artifacts that are likely to be read next are loaded ahead, several in one round trip."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import posixpath
 import re
-from typing import Any, Callable, Dict, List, Optional, Tuple
+import threading
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 LISTING = re.compile(r".*/\d+\.data\.json")  # Metaflow's list of a task's artifacts
 MAX_LISTING = 4 * 1024 * 1024  # bytes
 SMALL = 16 * 1024  # bytes of an artifact before compression, as its task's list says
 AT_ONCE = 64
+MAX_READY = 1024  # objects that were loaded and not asked for
 
 Object = Tuple[bool, Optional[Dict[str, Any]], bytes]  # found, metadata, content
 
 
 class ReadAhead:
-    """Knows in which order the small artifacts of a task stand, and what was asked for last.
+    """Guesses from what was read which small artifacts of a task will be: those that follow in natural order.
 
-    ``load_all`` loads objects by their paths, in one round trip. Nothing is asked for ahead before the
-    second artifact in order, and then at most as much as was asked for before.
+    ``load_all`` loads objects by their paths, in one round trip. At most twice as many are loaded as were
+    asked for, whatever their order.
     """
 
     def __init__(self, load_all: Callable[[str, List[str]], List[Object]]) -> None:
@@ -27,36 +30,50 @@ class ReadAhead:
         self._listing = b""
         self._order: List[str] = []
         self._place: Dict[str, int] = {}
-        self._expected = -1
-        self._count = 1
+        self._asked = self._loaded = 0
+        self._had: Set[str] = set()
         self._ready: Dict[Tuple[str, str], Object] = {}
+        self._reading = threading.Lock()
 
     def learn(self, listing: bytes) -> None:
         """Remember a task's list of artifacts, in place of the last one."""
-        self._listing = listing if len(listing) <= MAX_LISTING else b"{}"
+        with self._reading:
+            self._listing = listing if len(listing) <= MAX_LISTING else b"{}"
 
     def take(self, store: str, path: str) -> Optional[Object]:
         """The object, when it is one of those that can be had ahead; None for all others."""
-        key = (store, path)
-        if key not in self._ready:
-            self._ready.clear()  # whoever asks for another does not read in order
+        # Nobody waits: another thread may be reading, and may have been when this process was forked.
+        if not self._reading.acquire(blocking=False):
+            return None
+        try:
+            key = (store, path)
+            if key in self._ready:
+                self._asked += 1
+                return self._ready.pop(key)
             paths = self._following(path)
             if not paths:
                 return None
-            loaded = zip(paths, self._load_all(store, paths))  # noqa: B905 -- Python 3.8 knows no strict=
-            self._ready.update({(store, each): item for each, item in loaded})
-        self._expected = self._place.get(posixpath.basename(path), -2) + 1
-        return self._ready.pop(key)
+            wanted, *further = zip(paths, self._load_all(store, paths))  # noqa: B905 -- Python 3.8 has no strict=
+            self._loaded += len(paths)
+            self._had.update(posixpath.basename(each) for each in paths)
+            if len(self._ready) > MAX_READY:
+                self._ready.clear()
+            self._ready.update({(store, each): item for each, item in further if item[0]})
+            return wanted[1]
+        finally:
+            self._reading.release()
 
     def _following(self, path: str) -> List[str]:
-        """The path and those that come after it; nothing for what is not a small artifact."""
+        """The path and some that come after it; nothing for what is not a small artifact."""
         self._parse()
         folder, name = posixpath.dirname(posixpath.dirname(path)), posixpath.basename(path)
         start = self._place.get(name)
         if start is None:
             return []
-        self._count = min(2 * self._count, AT_ONCE) if start == self._expected else 1
-        names = self._order[start : start + self._count]
+        self._asked += 1
+        count = max(1, min(2 * self._asked - self._loaded - 1, AT_ONCE))
+        following = (each for each in self._order[start + 1 :] if each not in self._had)
+        names = [name, *itertools.islice(following, count - 1)]
         return [posixpath.join(folder, each[:2], each) for each in names]
 
     def _parse(self) -> None:
@@ -65,9 +82,18 @@ class ReadAhead:
         try:
             listing = json.loads(self._listing)
             sizes = {name: facts["size"] for name, facts in listing["info"].items()}
-            small = [key for name, key in listing["objects"].items() if sizes[name] <= SMALL]
+            small = [name for name in listing["objects"] if sizes[name] <= SMALL]
+            keys = [listing["objects"][name] for name in sorted(small, key=natural)]
+            self._place = {key: place for place, key in enumerate(keys)}
         except (ValueError, KeyError, TypeError, AttributeError):
-            small = []  # of another version of Metaflow: one by one, then
+            keys, self._place = [], {}  # of another version of Metaflow: one by one, then
         self._listing = b""
-        self._order = list(dict.fromkeys(small))
-        self._place = {key: place for place, key in enumerate(self._order)}
+        self._order = keys
+        self._asked = self._loaded = 0
+        self._had.clear()
+        self._ready.clear()
+
+
+def natural(name: str) -> List[Tuple[int, str]]:
+    """A key that sorts part2 before part10, as loops over numbered artifacts read them."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]

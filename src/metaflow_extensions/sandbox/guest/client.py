@@ -110,7 +110,7 @@ class RelayClient:
     ) -> None:
         """Send objects as (path, file, metadata); refusals are raised after the rest was sent."""
         connection = self.connection()
-        # The iterator asks whether each object is there already, on the same connection.
+        # The iterator may use this connection, too.
         for path, source, metadata in items:
             connection.send(
                 {"verb": "save", "store": store, "path": path, "meta": metadata, "overwrite": overwrite},

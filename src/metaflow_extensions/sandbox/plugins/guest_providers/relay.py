@@ -1,4 +1,4 @@
-"""The one relay client of this process, and its refusals as Metaflow exceptions."""
+"""The relay clients of this process, and their refusals as Metaflow exceptions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from metaflow.exception import MetaflowException
 from ...guest.client import RelayClient, RelayRefused
 
 client = RelayClient()
+# What is asked while many objects are on their way is answered before they are all stored.
+questions = RelayClient()
 
 
 class RelayException(MetaflowException):

@@ -12,7 +12,7 @@ from metaflow.datastore.datastore_storage import CloseAfterUse, DataStoreStorage
 from metaflow.metaflow_config import CARD_SUFFIX
 
 from ...guest.ahead import LISTING, ReadAhead
-from .relay import client, metaflow_errors
+from .relay import client, metaflow_errors, questions
 
 ahead = ReadAhead(client.load_all)
 
@@ -35,7 +35,7 @@ class RelayStorage(DataStoreStorage):
     def is_file(self, paths: list[str]) -> list[bool]:
         """For each path, whether it is an object."""
         with metaflow_errors():
-            return list(client.call("is_file", store=self._store, paths=list(paths))["exists"])
+            return list(questions.call("is_file", store=self._store, paths=list(paths))["exists"])
 
     def info_file(self, path: str) -> tuple[bool, dict[str, Any] | None]:
         """(exists, the object's metadata)."""
