@@ -1,12 +1,14 @@
 """What a step in a container or a virtual machine costs, against what its runtime costs by itself.
 
 Of the backend that METAFLOW_SANDBOX_BACKEND and METAFLOW_SANDBOX_IMAGE choose; its floor is the shell
-command in METAFLOW_SANDBOX_FLOOR, such as ``podman run --rm --network none IMAGE true``.
+command in METAFLOW_SANDBOX_FLOOR, such as ``podman run --rm --network none IMAGE true``, timed from outside
+unless it prints ``FLOOR`` and its seconds.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -32,8 +34,10 @@ def steps_in_images(directory: Path, repeat: int) -> list[Row]:
 
     def bare() -> float:
         begin = perf_counter()
-        subprocess.run(floor, check=True, stdout=subprocess.DEVNULL)
-        return perf_counter() - begin
+        output = subprocess.run(floor, check=True, stdout=subprocess.PIPE, text=True).stdout
+        seconds = perf_counter() - begin
+        told = re.search(r"^FLOOR (\S+)$", output, re.MULTILINE)
+        return float(told.group(1)) if told else seconds
 
     def chain(sandboxed: int) -> float:
         variables = {**environment, "CHAIN_SANDBOXED": str(sandboxed)}

@@ -16,6 +16,7 @@ TESTED_ELSEWHERE = {
     "errors.py": "classes without behaviour, raised all over the tests",
     "backends/interface.py": "the contract, tests/unit/testing/test_contract.py",
     "backends/docker/*.py": "the contract, tests/integration/test_contract_podman.py",
+    "backends/mounts.py": "the contract, tests/integration/test_contract_nitrobox.py",
     "backends/nitrobox/*.py": "the contract, tests/integration/test_contract_nitrobox.py",
     "backends/metalbox/*.py": "the contract, tests/integration/test_contract_metalbox.py",
     "backends/bubblewrap/*.py": "the contract, tests/integration/test_contract_bubblewrap.py",

@@ -123,6 +123,7 @@ def remove_paths(paths: Iterable[Path]) -> None:
         if not path.name.startswith(PREFIX) or not path.is_absolute():
             raise UnsupportedOption(f"{path} is no cgroup of a sandbox; name those that Cgroup.paths gave")
     deadline = time.monotonic() + _PATIENCE
+    pause = _PAUSE / 16
     while True:
         for path in groups:  # all of them once before any again: one may stop the forks that fill another
             _end(path)
@@ -131,7 +132,8 @@ def remove_paths(paths: Iterable[Path]) -> None:
             return
         if time.monotonic() > deadline:
             break
-        time.sleep(_PAUSE)
+        time.sleep(pause)
+        pause = min(2 * pause, _PAUSE)
     names = " ".join(map(str, groups))
     raise BackendUnavailable(
         f"processes in {names} don't end after SIGKILL, blocked in the kernel as on a dead network mount: "

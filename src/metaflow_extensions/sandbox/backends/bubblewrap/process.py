@@ -10,7 +10,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from ...errors import SandboxLost, StartFailed, UnsupportedOption
+from ...errors import SandboxLost, StartFailed
+from ..command_input import CommandInput
 from ..interface import Output, Stream
 from ..local_processes import wait_until_gone
 from .launch import Launched
@@ -32,7 +33,9 @@ class BubblewrapProcess:
         self._ended = ended
         self._end = threading.Lock()
         # Held around each read and write, so that no descriptor is closed under one.
-        self._reading, self._writing = threading.Lock(), threading.Lock()
+        self._reading = threading.Lock()
+        stdin = launched.process.stdin
+        self._input = CommandInput(stdin.fileno(), stdin.close) if stdin else CommandInput(None)
         self._killed = False
         self._reason: str | None = None
         self._outcome: int | Exception | None = None
@@ -54,24 +57,8 @@ class BubblewrapProcess:
             self.wait()
 
     def send(self, data: bytes) -> None:
-        """Write to standard input; ``b""`` closes it. Raises SandboxLost when nobody reads it any more."""
-        stdin = self._launched.process.stdin
-        if stdin is None:
-            raise UnsupportedOption("this command has no standard input: start it with Command(stdin=True)")
-        with self._writing:
-            if not data:
-                stdin.close()
-                return
-            if stdin.closed:
-                raise SandboxLost("the command's standard input has been closed: send before that")
-            rest = memoryview(data)
-            try:
-                while rest:
-                    rest = rest[os.write(stdin.fileno(), rest) :]
-            except BrokenPipeError as error:
-                raise SandboxLost(
-                    "the command reads its standard input no more: see its exit code"
-                ) from error
+        """Write to standard input; ``b""`` ends it. Raises SandboxLost when nobody reads it any more."""
+        self._input.send(data)
 
     def wait(self) -> int:
         """The exit code. Raises SandboxLost, or StartFailed when the program could not be executed."""
@@ -98,9 +85,10 @@ class BubblewrapProcess:
         self.kill()
         self._finish()
         bwrap = self._launched.process
-        with self._reading, self._writing:
+        self._input.close()
+        with self._reading:
             self._streams.clear()
-            for pipe in (bwrap.stdin, bwrap.stdout, bwrap.stderr):
+            for pipe in (bwrap.stdout, bwrap.stderr):
                 if pipe:
                     pipe.close()
 

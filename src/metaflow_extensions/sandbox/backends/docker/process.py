@@ -13,7 +13,8 @@ import docker
 import requests
 from docker.errors import APIError
 
-from ...errors import SandboxLost, UnsupportedOption
+from ...errors import SandboxLost
+from ..command_input import CommandInput
 from ..interface import Output, Stream
 
 HEAD = struct.Struct(
@@ -45,15 +46,14 @@ class ContainerProcess:
         self.container = container
         self._client = client
         self._socket = attached
-        self._stdin = stdin
-        self._stdin_closed = False
+        self._input = CommandInput(attached.fileno() if stdin else None, close=self._end_input)
         self._lost = lost
         self._end_here = end_here
         self._killed = False
         self._kill_sent = threading.Event()
         self._received = bytearray()
         self._drained = False
-        self._reading, self._sending = threading.Lock(), threading.Lock()
+        self._reading = threading.Lock()
         self._ended = threading.Event()
         self._outcome: int | SandboxLost = KILLED
         self._waiter = threading.Thread(target=self._await_end, daemon=True)
@@ -72,22 +72,12 @@ class ContainerProcess:
             raise self._outcome
 
     def send(self, data: bytes) -> None:
-        """Write to standard input; ``b""`` ends it. Raises SandboxLost when nobody reads any more."""
-        if not self._stdin:
-            raise UnsupportedOption("this command has no standard input: start it with Command(stdin=True)")
-        with self._sending:
-            if self._stdin_closed:
-                raise SandboxLost("the command's standard input has been closed: send before that")
-            try:
-                if data:
-                    self._socket.sendall(data)
-                else:
-                    self._stdin_closed = True
-                    self._socket.shutdown(socket.SHUT_WR)
-            except OSError as error:
-                raise SandboxLost(
-                    "the command reads its standard input no more: see its exit code"
-                ) from error
+        """Write to standard input; ``b""`` ends it. Raises SandboxLost when nobody reads it any more."""
+        self._input.send(data)
+
+    def _end_input(self) -> None:
+        with contextlib.suppress(OSError):  # the container has ended
+            self._socket.shutdown(socket.SHUT_WR)
 
     def wait(self) -> int:
         """The exit code. Raises SandboxLost."""
@@ -121,7 +111,8 @@ class ContainerProcess:
         """Forget the connection of a container that has been removed; who reads or sends is woken."""
         self.disconnect()
         self._waiter.join()
-        with self._reading, self._sending:
+        self._input.close()
+        with self._reading:
             self._drained = True
             self._socket.close()
 

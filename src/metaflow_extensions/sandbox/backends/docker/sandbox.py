@@ -90,6 +90,7 @@ class ContainerSandbox:
                 container, params={"stdin": int(command.stdin), "stdout": 1, "stderr": 1, "stream": 1}
             )
             attached = socket.socket(fileno=socket.dup(raw.fileno()))
+            attached.setblocking(True)  # the SDK's own timeout left it otherwise
             raw._response.close()
             client.start(container)
         except BaseException:

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from ...errors import SandboxLost, StartFailed, UnsupportedOption
+from ...errors import SandboxLost, StartFailed
+from ..command_input import CommandInput
 from ..interface import Output, Stream
 from . import runner
 from .leftovers import end_below
@@ -35,14 +36,14 @@ class MetalboxProcess:
         self, server: Server, service: Service, name: str, stdin: bool, lost: Callable[[], str | None]
     ) -> None:
         self._server, self._service, self._name = server, service, name
-        self._stdin = stdin
         self._lost = lost
         self._end = threading.Lock()
         # Held around each read and write, so that no descriptor is closed under one.
-        self._reading, self._writing = threading.Lock(), threading.Lock()
+        self._reading = threading.Lock()
         self._killed = False
         self._outcome: int | Exception | None = None
         self._pipes = Pipes(service.io)
+        self._input = CommandInput(self._pipes.writer if stdin else None, self._pipes.close_writer)
 
     def begin(self) -> None:
         """Start the service; returns when the command runs. Raises StartFailed, and then nothing runs."""
@@ -76,23 +77,8 @@ class MetalboxProcess:
             self.wait()
 
     def send(self, data: bytes) -> None:
-        """Write to standard input; ``b""`` closes it. Raises SandboxLost when nobody reads it any more."""
-        if not self._stdin:
-            raise UnsupportedOption("this command has no standard input: start it with Command(stdin=True)")
-        with self._writing:
-            if not data:
-                self._pipes.close_writer()
-                return
-            if self._pipes.writer < 0:
-                raise SandboxLost("the command's standard input has been closed: send before that")
-            rest = memoryview(data)
-            try:
-                while rest:
-                    rest = rest[os.write(self._pipes.writer, rest) :]
-            except BrokenPipeError as error:
-                raise SandboxLost(
-                    "the command reads its standard input no more: see its exit code"
-                ) from error
+        """Write to standard input; ``b""`` ends it. Raises SandboxLost when nobody reads it any more."""
+        self._input.send(data)
 
     def wait(self) -> int:
         """The exit code, from the service's events. Raises SandboxLost."""
@@ -116,7 +102,8 @@ class MetalboxProcess:
         """Kill, wait and close everything; for the sandbox's end."""
         self.kill()
         self._finish()
-        with self._reading, self._writing:
+        self._input.close()
+        with self._reading:
             self._pipes.close()
 
     def _finish(self) -> int | Exception:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 from ..local_state import LocalState, base_directory
+from ..mounts import unmount_below
 
 END = f"{__name__}:end"  # for the warden
 
@@ -25,11 +25,3 @@ def end(base: str, *sandbox_ids: str) -> None:
             state.end_processes()
             unmount_below(state.directory)
             state.destroy()
-
-
-def unmount_below(directory: Path) -> None:
-    """A launcher that is killed leaves the overlay of each command mounted."""
-    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
-        place = Path(line.split()[4].encode().decode("unicode_escape"))
-        if directory in place.parents:
-            subprocess.run(["umount", "--lazy", place], check=False, stderr=subprocess.DEVNULL)

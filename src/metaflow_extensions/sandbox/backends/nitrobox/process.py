@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from nitrobox import Sandbox, SandboxConfig
 
-from ...errors import SandboxLost, StartFailed, UnsupportedOption
+from ...errors import SandboxLost, StartFailed
+from ..command_input import CommandInput
 from ..interface import Output, Stream
-from .loader import SIZE, STATUS
+from .loader import STATUS
 
 CHUNK = 65536
 KILLED = 137
@@ -32,7 +31,7 @@ class NitroboxProcess:
         config: SandboxConfig,
         name: str,
         entry: str,
-        job: Mapping[str, Any],
+        job: bytes,
         socket_path: Path,
         *,
         stdin: bool,
@@ -41,21 +40,30 @@ class NitroboxProcess:
     ) -> None:
         self._lost = lost
         self._started = started
+        self._made = threading.Event()
         self._pid = -1
         self._own: list[int] = []
         self._killed = False
         self._failure: Exception | None = None
         self._outcome: int | SandboxLost = KILLED
         self._ended = threading.Event()
-        self._reading, self._writing = threading.Lock(), threading.Lock()
+        self._reading = threading.Lock()
         self._over, over = os.pipe()
-        self._stdin: int | None = None
         self._keeper = threading.Thread(target=self._keep, args=(config, name, entry, over), daemon=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(socket_path))
             listener.listen(1)
             self._keeper.start()
-            self._channel = self._await_loader(listener)
+            try:
+                self._made.wait()
+                self._tell_started()  # takes as long as the loader's start
+                self._channel = self._await_loader(listener)
+                self._tell_started()  # the loader may have been forked before
+            except BaseException:
+                self._kill_first()
+                self._keeper.join()
+                os.close(self._over)
+                raise
         socket_path.unlink()
         self._hand_over(job, stdin=stdin)
         self._waiter = threading.Thread(target=self._await_end, daemon=True)
@@ -72,24 +80,8 @@ class NitroboxProcess:
         self.wait()
 
     def send(self, data: bytes) -> None:
-        """Write to standard input; ``b""`` ends it. Raises SandboxLost when nobody reads any more."""
-        if self._stdin is None:
-            raise UnsupportedOption("this command has no standard input: start it with Command(stdin=True)")
-        with self._writing:
-            if self._stdin < 0:
-                raise SandboxLost("the command's standard input has been closed: send before that")
-            if not data:
-                os.close(self._stdin)
-                self._stdin = -1
-                return
-            rest = memoryview(data)
-            try:
-                while rest:
-                    rest = rest[os.write(self._stdin, rest) :]
-            except BrokenPipeError as error:
-                raise SandboxLost(
-                    "the command reads its standard input no more: see its exit code"
-                ) from error
+        """Write to standard input; ``b""`` ends it. Raises SandboxLost when nobody reads it any more."""
+        self._input.send(data)
 
     def wait(self) -> int:
         """The exit code. Raises SandboxLost."""
@@ -108,13 +100,11 @@ class NitroboxProcess:
         """Kill, wait and close everything; for the sandbox's end."""
         self.kill()
         self._waiter.join()
-        with self._reading, self._writing:
+        self._input.close()
+        with self._reading:
             for descriptor in self._streams:
                 os.close(descriptor)
             self._streams.clear()
-            if self._stdin is not None and self._stdin >= 0:
-                os.close(self._stdin)
-                self._stdin = -1
 
     def _keep(self, config: SandboxConfig, name: str, entry: str, over: int) -> None:
         try:
@@ -123,7 +113,7 @@ class NitroboxProcess:
                 self._pid = int(Path(config.env_base_dir, name, ".pid").read_text())
                 # nitrobox's own and the sandbox's first: it forks before anybody can limit it.
                 self._own = list(descendants(self._pid))
-                self._started(self._own)
+                self._made.set()
                 # Not nitrobox's descriptor 6, through which a command could say how it ended.
                 box.run(f"python3 -I -S {entry} 6>&-")
             finally:
@@ -133,6 +123,11 @@ class NitroboxProcess:
             self._failure = error
         finally:
             os.close(over)
+            self._made.set()
+
+    def _tell_started(self) -> None:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended: the loader won't come
+            self._started(list(descendants(self._pid)))
 
     def _await_loader(self, listener: socket.socket) -> socket.socket:
         ready = select.select([listener.fileno(), self._over], [], [], WAIT)[0]
@@ -140,24 +135,22 @@ class NitroboxProcess:
             return listener.accept()[0]
         self._kill_first()
         self._keeper.join()
-        os.close(self._over)
         raise StartFailed(
             f"nitrobox did not start the sandbox: {self._failure or 'python3 did not run in it'}; image= "
             "names a directory or a reference with a Python in it"
         ) from self._failure
 
-    def _hand_over(self, job: Mapping[str, Any], *, stdin: bool) -> None:
+    def _hand_over(self, job: bytes, *, stdin: bool) -> None:
         inputs = os.pipe() if stdin else (os.open(os.devnull, os.O_RDONLY), None)
         out, err = os.pipe(), os.pipe()
-        data = json.dumps(job).encode()
         try:
-            socket.send_fds(self._channel, [SIZE.pack(len(data))], [inputs[0], out[1], err[1]])
-            self._channel.sendall(data)
+            socket.send_fds(self._channel, [job[:1]], [inputs[0], out[1], err[1]])
+            self._channel.sendall(job[1:])
         except OSError as error:
             self._failure = error  # it is gone: the end says so
         for descriptor in (inputs[0], out[1], err[1]):
             os.close(descriptor)
-        self._stdin = inputs[1]
+        self._input = CommandInput(inputs[1])
         self._streams = {out[0]: Stream.STDOUT, err[0]: Stream.STDERR}
 
     def _read(self) -> list[Output]:

@@ -15,9 +15,9 @@ from ..cgroups import Cgroup
 from ..cgroups import available as cgroup_limits
 from ..interface import Command, Mount, SandboxSpec
 from ..local_state import LocalState
+from ..mounts import unmount_below
 from ..warden import Warden
 from . import loader
-from .leftovers import unmount_below
 from .process import NitroboxProcess
 from .targets import DISK, PATH, SHARED_MEMORY, USER, WORK, check_target, variables
 from .view import ENTRY, View
@@ -57,12 +57,7 @@ class NitroboxSandbox:
             files = [Mount(source, target) for target, source in self._files.items()]
             view = View(entry, self._spec.disk or DISK, [*self._spec.mounts, *files])
             shutil.copyfile(Path(loader.__file__), entry / "loader.py")
-            job = {
-                "argv": list(command.argv),
-                "env": variables(command),
-                "cwd": str(command.cwd or WORK),
-                "user": USER,
-            }
+            job = loader.pack(USER, str(command.cwd or WORK), [*command.argv], variables(command))
             process = NitroboxProcess(
                 self._config(view.volumes),
                 f"{self.id}-{number}",

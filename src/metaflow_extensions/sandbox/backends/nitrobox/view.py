@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from ...errors import StartFailed, UnsupportedOption
 from ..interface import Mount
+from ..mounts import mount_tmpfs
 from .targets import OWN, USER
 
 ENTRY = PurePosixPath("/run/nitrobox")
@@ -52,18 +52,10 @@ class View:
         return {self._space / name: PurePosixPath(inside) for inside, name in WRITABLE.items()}
 
     def _mount_space(self, disk: int) -> None:
-        mount = [
-            "mount",
-            "-t",
-            "tmpfs",
-            "-o",
-            f"size={disk}m,mode=755,nosuid,nodev",
-            "tmpfs",
-            str(self._space),
-        ]
-        done = subprocess.run(mount, check=False, capture_output=True, text=True)
-        if done.returncode:
-            raise StartFailed(f"the sandbox's writable file system can't be mounted: {done.stderr.strip()}")
+        try:
+            mount_tmpfs(self._space, disk)
+        except OSError as error:
+            raise StartFailed(f"the sandbox's writable file system can't be mounted: {error}") from error
         for name in WRITABLE.values():
             (self._space / name).mkdir()
             (self._space / name).chmod(0o755 if name == "sandbox" else 0o1777)
