@@ -14,15 +14,14 @@ from pathlib import Path
 
 from nitrobox.image import store
 
-from ...errors import BackendUnavailable, StartFailed, UnsupportedOption
-from ..cgroups import available as cgroup_limits
+from ...errors import BackendUnavailable, UnsupportedOption
+from ..container_places import check_mounts
 from ..interface import Feature, Isolation, SandboxInfo, SandboxSpec
+from ..local_sandbox import limit_features, watched_state
 from ..local_state import LocalState
 from ..options import check_options
-from ..warden import warden
 from .leftovers import END, end, state_directory
 from .sandbox import NitroboxSandbox
-from .targets import check_mounts
 
 NAME = "nitrobox"
 DEFAULT_IMAGE = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
@@ -34,15 +33,16 @@ NO_CONFIGURATION: Mapping[str, object] = {
     "exposed_ports": [],
     "diff_ids": [],
 }
-FEATURES = {
-    Feature.MOUNT,
-    Feature.STDIN,
-    Feature.IMAGE,
-    Feature.NETWORK_OFF,
-    Feature.NETWORK_HOST,
-    Feature.DISK_LIMIT,
-}
-LIMITS = {"memory": Feature.MEMORY_LIMIT, "cpu": Feature.CPU_LIMIT, "processes": Feature.PROCESS_LIMIT}
+FEATURES = frozenset(
+    {
+        Feature.MOUNT,
+        Feature.STDIN,
+        Feature.IMAGE,
+        Feature.NETWORK_OFF,
+        Feature.NETWORK_HOST,
+        Feature.DISK_LIMIT,
+    }
+)
 
 
 class NitroboxBackend:
@@ -51,7 +51,7 @@ class NitroboxBackend:
     isolation = Isolation.CONTAINER
 
     def __init__(self) -> None:
-        self.features = frozenset(FEATURES | {LIMITS[limit] for limit in cgroup_limits()})
+        self.features = FEATURES | limit_features()
 
     def check(self) -> None:
         """Raise BackendUnavailable unless this user can start sandboxes."""
@@ -80,18 +80,7 @@ class NitroboxBackend:
                 )
             # Or nitrobox asks a build service that is not there, for half a minute.
             store._image_store_populate(image, dict(NO_CONFIGURATION))
-        base = state_directory()
-        sandbox_id = LocalState.unused_id(base)
-        guard = warden(END, str(base))
-        # Before anything is made: this process may be killed at any moment.
-        guard.watch(sandbox_id)
-        try:
-            state = LocalState.create(base, spec.labels, sandbox_id)
-        except OSError as error:
-            guard.forget(sandbox_id)
-            raise StartFailed(
-                f"no sandbox can be made below {base}: {error}; free some space there, or set TMPDIR"
-            ) from error
+        state, guard = watched_state(state_directory(), spec.labels, END)
         return NitroboxSandbox(image, spec, state, guard)
 
     def list(self, labels: Mapping[str, str]) -> Iterator[SandboxInfo]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
@@ -15,16 +14,13 @@ from typing import Any
 
 from nitrobox import Sandbox, SandboxConfig
 
-from ...errors import SandboxLost, StartFailed, UnsupportedOption
-from ..interface import Output, Stream
-from .loader import SIZE, STATUS
+from ...errors import StartFailed
+from ..inner_process import InnerProcess
 
-CHUNK = 65536
-KILLED = 137
 WAIT = 30.0  # seconds for the loader to say that it is there
 
 
-class NitroboxProcess:
+class NitroboxProcess(InnerProcess):
     """A running command; nitrobox ends a sandbox with the thread that made it."""
 
     def __init__(
@@ -39,82 +35,20 @@ class NitroboxProcess:
         started: Callable[[Sequence[int]], None],
         lost: Callable[[], str | None],
     ) -> None:
-        self._lost = lost
+        super().__init__(lost)
         self._started = started
         self._pid = -1
         self._own: list[int] = []
-        self._killed = False
-        self._failure: Exception | None = None
-        self._outcome: int | SandboxLost = KILLED
-        self._ended = threading.Event()
-        self._reading, self._writing = threading.Lock(), threading.Lock()
         self._over, over = os.pipe()
-        self._stdin: int | None = None
         self._keeper = threading.Thread(target=self._keep, args=(config, name, entry, over), daemon=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(socket_path))
             listener.listen(1)
             self._keeper.start()
-            self._channel = self._await_loader(listener)
+            channel = self._await_loader(listener)
         socket_path.unlink()
-        self._hand_over(job, stdin=stdin)
-        self._waiter = threading.Thread(target=self._await_end, daemon=True)
-        self._waiter.start()
-
-    def output(self) -> Iterator[Output]:
-        """Chunks as they come, until the command and all that it started are gone. Raises SandboxLost."""
-        while True:
-            with self._reading:
-                chunks = self._read()
-            if not chunks:
-                break
-            yield from (chunk for chunk in chunks if chunk.data)
-        self.wait()
-
-    def send(self, data: bytes) -> None:
-        """Write to standard input; ``b""`` ends it. Raises SandboxLost when nobody reads any more."""
-        if self._stdin is None:
-            raise UnsupportedOption("this command has no standard input: start it with Command(stdin=True)")
-        with self._writing:
-            if self._stdin < 0:
-                raise SandboxLost("the command's standard input has been closed: send before that")
-            if not data:
-                os.close(self._stdin)
-                self._stdin = -1
-                return
-            rest = memoryview(data)
-            try:
-                while rest:
-                    rest = rest[os.write(self._stdin, rest) :]
-            except BrokenPipeError as error:
-                raise SandboxLost(
-                    "the command reads its standard input no more: see its exit code"
-                ) from error
-
-    def wait(self) -> int:
-        """The exit code. Raises SandboxLost."""
-        self._ended.wait()
-        if isinstance(self._outcome, SandboxLost):
-            raise self._outcome
-        return self._outcome
-
-    def kill(self) -> None:
-        """Kill the sandbox's first process, and with it all others; idempotent."""
-        if not self._ended.is_set():
-            self._killed = True
-            self._kill_first()
-
-    def discard(self) -> None:
-        """Kill, wait and close everything; for the sandbox's end."""
-        self.kill()
-        self._waiter.join()
-        with self._reading, self._writing:
-            for descriptor in self._streams:
-                os.close(descriptor)
-            self._streams.clear()
-            if self._stdin is not None and self._stdin >= 0:
-                os.close(self._stdin)
-                self._stdin = -1
+        self._hand_over(channel, job, stdin=stdin)
+        self._follow(channel)
 
     def _keep(self, config: SandboxConfig, name: str, entry: str, over: int) -> None:
         try:
@@ -141,56 +75,16 @@ class NitroboxProcess:
         self._kill_first()
         self._keeper.join()
         os.close(self._over)
+        reason = self._failure or "python3 did not run in it"
         raise StartFailed(
-            f"nitrobox did not start the sandbox: {self._failure or 'python3 did not run in it'}; image= "
-            "names a directory or a reference with a Python in it"
-        ) from self._failure
+            f"nitrobox did not start the sandbox: {reason}; image= names a directory or a reference with a "
+            "Python in it"
+        ) from (reason if isinstance(reason, Exception) else None)
 
-    def _hand_over(self, job: Mapping[str, Any], *, stdin: bool) -> None:
-        inputs = os.pipe() if stdin else (os.open(os.devnull, os.O_RDONLY), None)
-        out, err = os.pipe(), os.pipe()
-        data = json.dumps(job).encode()
-        try:
-            socket.send_fds(self._channel, [SIZE.pack(len(data))], [inputs[0], out[1], err[1]])
-            self._channel.sendall(data)
-        except OSError as error:
-            self._failure = error  # it is gone: the end says so
-        for descriptor in (inputs[0], out[1], err[1]):
-            os.close(descriptor)
-        self._stdin = inputs[1]
-        self._streams = {out[0]: Stream.STDOUT, err[0]: Stream.STDERR}
-
-    def _read(self) -> list[Output]:
-        """What has arrived, with an empty chunk for a stream that ended; nothing after both did."""
-        if not self._streams:
-            return []
-        ready = select.select([*self._streams], [], [])[0]
-        chunks = []
-        for descriptor in ready:
-            chunk = Output(self._streams[descriptor], os.read(descriptor, CHUNK))
-            chunks.append(chunk)
-            if not chunk.data:
-                os.close(descriptor)
-                del self._streams[descriptor]
-        return chunks
-
-    def _await_end(self) -> None:
-        with self._channel as channel:
-            try:
-                said = channel.recv(STATUS.size, socket.MSG_WAITALL)
-            except OSError:
-                said = b""
+    def _await_rest(self) -> None:
         # The sandbox ends with its first program: then nothing of the command's runs any more.
         self._keeper.join()
         os.close(self._over)
-        reason = None if self._killed else self._lost()
-        if len(said) == STATUS.size:
-            status = STATUS.unpack(said)[0]
-            killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-            self._outcome = 128 + killed_by if killed_by else os.WEXITSTATUS(status)
-        elif not self._killed:
-            self._outcome = SandboxLost(reason or f"the sandbox was ended from outside: {self._failure}")
-        self._ended.set()
 
     def _bury(self) -> None:
         """Wait for the sandbox's first process: orphaned, it may have become a child of this one."""
