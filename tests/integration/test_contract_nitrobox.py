@@ -44,6 +44,14 @@ class TestNitrobox(BackendContract):
         tmp_path.chmod(0o777)
         return tmp_path
 
+    @pytest.fixture(scope="class", autouse=True)
+    @staticmethod
+    def keeper_of_all() -> None:
+        """One process makes the sandboxes of all tests: none of them leaves it behind."""
+        from metaflow_extensions.sandbox.backends.nitrobox.kept import keeper
+
+        keeper().start()
+
     @pytest.fixture(autouse=True)
     def open_to_others(self) -> Iterator[None]:
         """The same for sockets and files that the tests make."""

@@ -20,6 +20,13 @@ def start_time(pid: int) -> str:
         return ""
 
 
+def children(pid: int) -> list[int]:
+    """The processes that it started and that still run; none when it is gone."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
 def end(pid: int, started: str) -> None:
     """Kill the process of that pid and start time, and wait for it."""
     with contextlib.suppress(ProcessLookupError):

@@ -69,6 +69,11 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         "nitrobox",
         "containers without an engine, as root with Python 3.12 or newer",
     ),
+    "pybox": BuiltIn(
+        "metaflow_extensions.sandbox.backends.pybox.backend:PyboxBackend",
+        None,
+        "containers of pybox, as root; installed from its repository",
+    ),
     "metalbox": BuiltIn(
         "metaflow_extensions.sandbox.backends.metalbox.backend:MetalboxBackend",
         "metalbox",

@@ -11,15 +11,12 @@ import functools
 import importlib
 import os
 import subprocess
-import sys
 import threading
-from pathlib import Path
 
-_PACKAGES = str(Path(__file__).parents[3])
+from .same_python import same_python
+
 # A shell waits, since most wardens are ended before they have anything to do; Python is started for the rest.
 _WAIT = 'heard=; while read -r line; do heard="$heard $line"; done; exec "$@" $heard'
-_PROGRAM = f'import sys; sys.path += sys.argv[1].split(":"); from {__name__} import main; main(*sys.argv[2:])'
-_THEN = (sys.executable, "-I", "-S", "-c", _PROGRAM)
 
 
 class Warden:
@@ -77,9 +74,7 @@ class Warden:
                 "-c",
                 _WAIT,
                 "sh",
-                *_THEN,
-                ":".join([_PACKAGES, *filter(None, sys.path)]),
-                *self._words,
+                *same_python(__name__, *self._words),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -10,6 +10,7 @@ STEP_DECORATORS_DESC = [
     ("docker", ".aliases.DockerDecorator"),
     ("podman", ".aliases.PodmanDecorator"),
     ("nitrobox", ".aliases.NitroboxDecorator"),
+    ("pybox", ".aliases.PyboxDecorator"),
     ("metalbox", ".aliases.MetalboxDecorator"),
 ]
 

@@ -27,6 +27,11 @@ class NitroboxDecorator(SandboxDecorator):  # noqa: D101
     name = backend_name = "nitrobox"
 
 
+class PyboxDecorator(SandboxDecorator):  # noqa: D101
+    __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away pybox container")
+    name = backend_name = "pybox"
+
+
 class MetalboxDecorator(SandboxDecorator):  # noqa: D101
     __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away MetalBox service (macOS)")
     name = backend_name = "metalbox"

@@ -7,42 +7,34 @@ and can write to one file system in memory (``disk``, default 1024 MiB): its wor
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from nitrobox.image import store
-
-from ...errors import BackendUnavailable, StartFailed, UnsupportedOption
-from ..cgroups import available as cgroup_limits
+from ...errors import BackendUnavailable, UnsupportedOption
+from ..container_places import check_mounts
 from ..interface import Feature, Isolation, SandboxInfo, SandboxSpec
+from ..local_sandbox import limit_features, watched_state
 from ..local_state import LocalState
 from ..options import check_options
-from ..warden import warden
+from .kept import keeper
 from .leftovers import END, end, state_directory
 from .sandbox import NitroboxSandbox
-from .targets import check_mounts
 
 NAME = "nitrobox"
 DEFAULT_IMAGE = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
-NO_CONFIGURATION: Mapping[str, object] = {
-    "cmd": None,
-    "entrypoint": None,
-    "env": {},
-    "working_dir": "/",
-    "exposed_ports": [],
-    "diff_ids": [],
-}
-FEATURES = {
-    Feature.MOUNT,
-    Feature.STDIN,
-    Feature.IMAGE,
-    Feature.NETWORK_OFF,
-    Feature.NETWORK_HOST,
-    Feature.DISK_LIMIT,
-}
-LIMITS = {"memory": Feature.MEMORY_LIMIT, "cpu": Feature.CPU_LIMIT, "processes": Feature.PROCESS_LIMIT}
+FEATURES = frozenset(
+    {
+        Feature.MOUNT,
+        Feature.STDIN,
+        Feature.IMAGE,
+        Feature.NETWORK_OFF,
+        Feature.NETWORK_HOST,
+        Feature.DISK_LIMIT,
+    }
+)
 
 
 class NitroboxBackend:
@@ -51,7 +43,9 @@ class NitroboxBackend:
     isolation = Isolation.CONTAINER
 
     def __init__(self) -> None:
-        self.features = frozenset(FEATURES | {LIMITS[limit] for limit in cgroup_limits()})
+        if not importlib.util.find_spec("nitrobox"):  # imported by the keeper only
+            raise ImportError("there is no module 'nitrobox'", name="nitrobox")
+        self.features = FEATURES | limit_features()
 
     def check(self) -> None:
         """Raise BackendUnavailable unless this user can start sandboxes."""
@@ -73,25 +67,12 @@ class NitroboxBackend:
         self.check()
         check_mounts(spec.mounts)
         image = spec.image or DEFAULT_IMAGE
-        if image.startswith("/"):
-            if not Path(image).is_dir():
-                raise UnsupportedOption(
-                    f"image={image!r} is no directory: name a root file system, or a reference"
-                )
-            # Or nitrobox asks a build service that is not there, for half a minute.
-            store._image_store_populate(image, dict(NO_CONFIGURATION))
-        base = state_directory()
-        sandbox_id = LocalState.unused_id(base)
-        guard = warden(END, str(base))
-        # Before anything is made: this process may be killed at any moment.
-        guard.watch(sandbox_id)
-        try:
-            state = LocalState.create(base, spec.labels, sandbox_id)
-        except OSError as error:
-            guard.forget(sandbox_id)
-            raise StartFailed(
-                f"no sandbox can be made below {base}: {error}; free some space there, or set TMPDIR"
-            ) from error
+        if image.startswith("/") and not Path(image).is_dir():
+            raise UnsupportedOption(
+                f"image={image!r} is no directory: name a root file system, or a reference"
+            )
+        keeper().start()  # while the sandbox is prepared
+        state, guard = watched_state(state_directory(), spec.labels, END)
         return NitroboxSandbox(image, spec, state, guard)
 
     def list(self, labels: Mapping[str, str]) -> Iterator[SandboxInfo]:

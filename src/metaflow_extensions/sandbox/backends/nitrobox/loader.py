@@ -22,8 +22,7 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 def pack(user: int, cwd: str, argv: list[str], env: dict[str, str]) -> bytes:
     """What a command is, as ``main`` reads it; no word may hold a NUL."""
     pairs = [word for pair in env.items() for word in pair]
-    data = b"\0".join(map(os.fsencode, [str(user), cwd, str(len(argv)), *argv, *pairs]))
-    return SIZE.pack(len(data)) + data
+    return b"\0".join(map(os.fsencode, [str(user), cwd, str(len(argv)), *argv, *pairs]))
 
 
 def main(path: str) -> None:

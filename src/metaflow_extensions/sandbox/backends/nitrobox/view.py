@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from ...errors import StartFailed, UnsupportedOption
+from ..container_places import ENTRY, OWN, USER
 from ..interface import Mount
 from ..mounts import mount_tmpfs
-from .targets import OWN, USER
 
-ENTRY = PurePosixPath("/run/nitrobox")
 FILES = ENTRY / "files"
 WRITABLE = {"/sandbox": "sandbox", "/tmp": "tmp", "/var/tmp": "var-tmp"}  # inside: in the file system
 

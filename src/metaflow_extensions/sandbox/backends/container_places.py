@@ -1,20 +1,21 @@
-"""Where things are in a nitrobox sandbox, and what may be put where."""
+"""Where things are in a container of nitrobox or pybox, and what may be put where."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from ...errors import UnsupportedOption
-from ..interface import Command, Mount
+from ..errors import UnsupportedOption
+from .interface import Command, Mount
 
 DISK = 1024  # MiB when the step does not say
 SHARED_MEMORY = 64  # MiB, at most
 USER = 65534  # nobody, who owns nothing
 WORK, HOME, TMP = "/sandbox/work", "/sandbox/home", "/sandbox/tmp"
 OWN = [WORK, HOME, TMP]
+ENTRY = PurePosixPath("/run/sandbox")  # what a backend itself needs inside
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-KEPT = tuple(map(PurePosixPath, ("/proc", "/sys", "/dev", "/run/nitrobox")))
+KEPT = (*map(PurePosixPath, ("/proc", "/sys", "/dev")), ENTRY)
 
 
 def variables(command: Command) -> dict[str, str]:
@@ -22,6 +23,13 @@ def variables(command: Command) -> dict[str, str]:
     if any(not name or "=" in name for name in command.env):
         raise ValueError("an environment variable needs a name without '='")
     return {"PATH": PATH, "HOME": HOME, "TMPDIR": TMP, "LANG": "C.UTF-8", **command.env}
+
+
+def check_words(command: Command) -> None:
+    """Raise ValueError for a command without words, or with a NUL anywhere."""
+    words = (*command.argv, *command.env, *command.env.values(), str(command.cwd))
+    if not command.argv or any("\0" in word for word in words):
+        raise ValueError("a command needs at least one word, and nothing may hold a NUL")
 
 
 def check_mounts(mounts: Sequence[Mount]) -> None:
