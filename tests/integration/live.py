@@ -155,11 +155,11 @@ class LiveFlow:
         found = [Path(at, name) for at, folders, files in os.walk(self.tmp) for name in (*folders, *files)]
         for entry in sorted(found):
             # Metaflow's own temporary file stays when Metaflow is killed; the directories of all of a
-            # user's sandboxes stay, empty.
+            # user's sandboxes stay, empty, and so does what is known of an engine.
             ours = entry.relative_to(self.tmp).parts[0].startswith("metaflow-") or entry.is_socket()
             users = self.tmp / f"metaflow-sandbox-{os.getuid()}"
-            known = entry.parent == users and entry.name.startswith("engine-")
-            if ours and not known and entry not in (users, users / "docker"):
+            known = entry == users or (entry.parent == users and not entry.name.startswith("sbx-"))
+            if ours and not known:
                 kept.append(f"file {entry}")
         for line in mounts() - self._mounts:
             if str(self.root) in line:

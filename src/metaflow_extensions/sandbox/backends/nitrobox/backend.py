@@ -7,7 +7,7 @@ and can write to one file system in memory (``disk``, default 1024 MiB): its wor
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -43,8 +43,7 @@ class NitroboxBackend:
     isolation = Isolation.CONTAINER
 
     def __init__(self) -> None:
-        if not importlib.util.find_spec("nitrobox"):  # imported by the keeper only
-            raise ImportError("there is no module 'nitrobox'", name="nitrobox")
+        importlib.metadata.version("nitrobox")  # or ImportError: only the keeper imports it
         self.features = FEATURES | limit_features()
 
     def check(self) -> None:
