@@ -7,6 +7,7 @@ it merges, echoes or forges what the command writes and how it ended.
 
 from __future__ import annotations
 
+import abc
 import os
 import select
 import socket
@@ -25,7 +26,7 @@ CHUNK = 65536
 KILLED = 137
 
 
-class InnerProcess:
+class InnerProcess(abc.ABC):
     """The launcher's end; a subclass starts the first program, and knows how to end it.
 
     ``lost`` says why the sandbox went away, None when nobody knows.
@@ -74,12 +75,13 @@ class InnerProcess:
         self._waiter.join()
         self._close_streams()
 
+    @abc.abstractmethod
     def _kill_first(self) -> None:
-        raise NotImplementedError
+        """End the sandbox and all in it."""
 
+    @abc.abstractmethod
     def _await_rest(self) -> None:
         """Return when nothing of the command's runs any more: its first program has ended, or is about to."""
-        raise NotImplementedError
 
     def _hand_over(
         self, channel: socket.socket, job: bytes, files: Sequence[Path] = (), *, stdin: bool

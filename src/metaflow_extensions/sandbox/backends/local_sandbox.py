@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import itertools
 import threading
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ def watched_state(base: Path, labels: Mapping[str, str], end: str) -> tuple[Loca
         ) from error
 
 
-class LocalSandbox:
+class LocalSandbox(abc.ABC):
     """Close it in the process that opened it; every command runs in a container of its own."""
 
     def __init__(self, spec: SandboxSpec, state: LocalState, warden: Warden) -> None:
@@ -113,9 +114,9 @@ class LocalSandbox:
         measured = {"peak_memory": self._cgroup.peak_memory_mib(), "cpu_time": self._cgroup.cpu_seconds()}
         return {name: value for name, value in measured.items() if value is not None}
 
+    @abc.abstractmethod
     def _start(self, command: Command, number: int) -> InnerProcess:
         """Start the sandbox's command of that number."""
-        raise NotImplementedError
 
     def _clean_up(self) -> None:
         """Take away what a removal of the state's directory doesn't."""
