@@ -118,6 +118,7 @@ class LocalSandbox(abc.ABC):
     def _start(self, command: Command, number: int) -> InnerProcess:
         """Start the sandbox's command of that number."""
 
+    @abc.abstractmethod
     def _clean_up(self) -> None:
         """Take away what a removal of the state's directory doesn't."""
 
