@@ -11,7 +11,6 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from ...errors import BackendUnavailable, UnsupportedOption
 from ..container_places import check_mounts
@@ -19,6 +18,7 @@ from ..interface import Feature, Isolation, SandboxInfo, SandboxSpec
 from ..local_sandbox import limit_features, watched_state
 from ..local_state import LocalState
 from ..options import check_options
+from .images import check_image
 from .kept import keeper
 from .leftovers import END, end, state_directory
 from .sandbox import NitroboxSandbox
@@ -66,10 +66,7 @@ class NitroboxBackend:
         self.check()
         check_mounts(spec.mounts)
         image = spec.image or DEFAULT_IMAGE
-        if image.startswith("/") and not Path(image).is_dir():
-            raise UnsupportedOption(
-                f"image={image!r} is no directory: name a root file system, or a reference"
-            )
+        check_image(image)
         keeper().start()  # while the sandbox is prepared
         state, guard = watched_state(state_directory(), spec.labels, END)
         return NitroboxSandbox(image, spec, state, guard)

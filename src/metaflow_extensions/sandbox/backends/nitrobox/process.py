@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import StartFailed
 from ..inner_process import InnerProcess
 from ..local_processes import children
+from .images import complaint
 from .kept import keeper
 
 WAIT = 30.0  # seconds for the loader to say that it is there
+PULL = 3.0  # seconds; what takes longer to make is being pulled
 
 
 class NitroboxProcess(InnerProcess):
@@ -33,15 +34,19 @@ class NitroboxProcess(InnerProcess):
         stdin: bool,
         started: Callable[[Sequence[int]], None],
         lost: Callable[[], str | None],
+        tell: Callable[[str], None],
     ) -> None:
         super().__init__(lost)
+        self._image = config["image"]
         self._started = started
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(socket_path))
             listener.listen(1)
             self._kept = keeper().keep(config, name, f"python3 -I -S {entry}")
             try:
-                self._kept.made.wait()
+                if not self._kept.made.wait(PULL):
+                    tell(f"pulling the image {self._image}")
+                    self._kept.made.wait()
                 self._tell_started()  # takes as long as the loader's start
                 channel = self._await_loader(listener)
                 self._tell_started()  # the loader may have been forked before
@@ -61,11 +66,7 @@ class NitroboxProcess(InnerProcess):
         ready = select.select([listener.fileno(), self._kept.over], [], [], WAIT)[0]
         if listener.fileno() in ready:
             return listener.accept()[0]
-        reason = self._kept.failure or "python3 did not run in it"
-        raise StartFailed(
-            f"nitrobox did not start the sandbox: {reason}; image= names a directory or a reference with a "
-            "Python in it"
-        )
+        raise complaint(self._image, self._kept.failure)
 
     def _await_rest(self) -> None:
         # The sandbox ends with its first program: then nothing of the command's runs any more.

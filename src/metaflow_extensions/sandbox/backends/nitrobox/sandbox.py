@@ -40,6 +40,7 @@ class NitroboxSandbox(LocalSandbox):
             stdin=command.stdin,
             started=self._all_started,
             lost=self._why_lost,
+            tell=self._spec.tell or _nothing,
         )
 
     def _all_started(self, pids: Sequence[int]) -> None:
@@ -60,3 +61,7 @@ class NitroboxSandbox(LocalSandbox):
             "read_only": True,
             "net_isolate": self._spec.network == "none",
         }
+
+
+def _nothing(_line: str) -> None:
+    """For those who want to hear nothing."""
