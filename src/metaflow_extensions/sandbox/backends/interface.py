@@ -175,7 +175,10 @@ class Sandbox(Protocol):
 
 
 class Backend(Protocol):
-    """A provider of sandboxes; built without arguments, cheap to build."""
+    """A provider of sandboxes; built without arguments, cheap to build.
+
+    One with a ``default_image`` runs steps in it that name none.
+    """
 
     features: frozenset[Feature]
     isolation: Isolation

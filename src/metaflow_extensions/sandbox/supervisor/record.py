@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 
-from ..backends.interface import SandboxSpec
+from ..backends.interface import Backend, SandboxSpec
 
 Values = dict[str, str]
 
@@ -53,13 +53,13 @@ class TaskRecord:
         return values
 
 
-def identity(backend: str, sandbox_id: str, isolation: str, spec: SandboxSpec) -> Values:
+def identity(name: str, backend: Backend, sandbox_id: str, spec: SandboxSpec) -> Values:
     """The fields to register when the step starts."""
     return {
-        "sandbox-backend": backend,
+        "sandbox-backend": name,
         "sandbox-id": sandbox_id,
-        "sandbox-isolation": isolation,
-        "sandbox-image": spec.image or "",
+        "sandbox-isolation": backend.isolation.label,
+        "sandbox-image": spec.image or getattr(backend, "default_image", ""),
         "sandbox-network": network_label(spec),
     }
 

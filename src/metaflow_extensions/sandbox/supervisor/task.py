@@ -122,8 +122,8 @@ class TaskRun:
     def started(self) -> None:
         """Record where it runs, while it runs."""
         assert self._sandbox is not None
-        isolation = self._run.backend(self._task.backend).isolation.label
-        self._register(identity(self._task.backend, self._sandbox.id, isolation, self._task.spec))
+        backend = self._run.backend(self._task.backend)
+        self._register(identity(self._task.backend, backend, self._sandbox.id, self._task.spec))
 
     def ended(self, signal: int | None, peak_memory: float | None, cpu_time: float | None) -> None:
         """What the guest says of the step's end."""

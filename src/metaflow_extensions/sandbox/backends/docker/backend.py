@@ -17,6 +17,7 @@ import requests
 from docker.errors import APIError, DockerException
 
 from ...errors import BackendUnavailable, StartFailed, UnsupportedOption
+from ..default_image import DEFAULT_IMAGE
 from ..interface import Feature, Isolation, SandboxInfo, SandboxSpec
 from ..local_state import LocalState
 from ..options import check_options
@@ -44,6 +45,7 @@ class DockerBackend:
     """The engine that DOCKER_HOST, the Docker context or the usual sockets lead to."""
 
     isolation = Isolation.CONTAINER
+    default_image = DEFAULT_IMAGE
     name = "docker"
     podman_first = False
 
@@ -68,7 +70,7 @@ class DockerBackend:
         policy = check_backend_options(spec.options)
         network_mode(spec)
         check_mounts(spec.mounts)
-        image = images.ensure(connected, spec.image or images.DEFAULT, policy, spec.tell)
+        image = images.ensure(connected, spec.image or DEFAULT_IMAGE, policy, spec.tell)
         base = state_directory()
         sandbox_id = LocalState.unused_id(base)
         guard = warden(END, str(base), connected.url)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from docker.utils import parse_repository_tag
 from ...errors import StartFailed, UnsupportedOption
 from .engine import Engine
 
-DEFAULT = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
 POLICIES = ("missing", "always", "never")
 TELL_EVERY = 5.0  # seconds between two lines of progress
 REFUSED = ("unauthorized", "denied", "authentication required", "forbidden", "401", "403")

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 
 from ...errors import BackendUnavailable, UnsupportedOption
 from ..container_places import check_mounts
+from ..default_image import DEFAULT_IMAGE
 from ..interface import Feature, Isolation, SandboxInfo, SandboxSpec
 from ..local_sandbox import limit_features, watched_state
 from ..local_state import LocalState
@@ -24,7 +25,6 @@ from .leftovers import END, end, state_directory
 from .sandbox import NitroboxSandbox
 
 NAME = "nitrobox"
-DEFAULT_IMAGE = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
 FEATURES = frozenset(
     {
         Feature.MOUNT,
@@ -41,6 +41,7 @@ class NitroboxBackend:
     """nitrobox as root; its limits need cgroup v2, so ours are put around it."""
 
     isolation = Isolation.CONTAINER
+    default_image = DEFAULT_IMAGE
 
     def __init__(self) -> None:
         importlib.metadata.version("nitrobox")  # or ImportError: only the keeper imports it

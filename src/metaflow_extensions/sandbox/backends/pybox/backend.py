@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from ...errors import BackendUnavailable, UnsupportedOption
+from ..default_image import DEFAULT_IMAGE
 from ..interface import Feature, Isolation, SandboxInfo, SandboxSpec
 from ..local_sandbox import limit_features, watched_state
 from ..local_state import LocalState
@@ -23,7 +24,6 @@ from .program import executable
 from .sandbox import PyboxSandbox
 
 NAME = "pybox"
-DEFAULT_IMAGE = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
 FEATURES = frozenset({Feature.STDIN, Feature.IMAGE, Feature.NETWORK_OFF, Feature.DISK_LIMIT})
 
 
@@ -31,6 +31,7 @@ class PyboxBackend:
     """pybox as root; it ignores its own options for volumes and networks, so that none is offered."""
 
     isolation = Isolation.CONTAINER
+    default_image = DEFAULT_IMAGE
 
     def __init__(self) -> None:
         self.features = FEATURES | limit_features()

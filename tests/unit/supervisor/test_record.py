@@ -1,0 +1,30 @@
+"""What is on record of a sandbox: the image that the step ran in, also when it named none."""
+
+from __future__ import annotations
+
+import pytest
+
+from metaflow_extensions.sandbox.backends.interface import SandboxSpec
+from metaflow_extensions.sandbox.supervisor.record import identity
+from metaflow_extensions.sandbox.testing.scripted import ScriptedBackend
+
+
+class WithDefault(ScriptedBackend):
+    """A backend with images."""
+
+    default_image = "python:3-slim"
+
+
+@pytest.mark.parametrize(
+    ("backend", "asked", "recorded"),
+    [
+        (ScriptedBackend(), None, ""),
+        (WithDefault(), None, "python:3-slim"),
+        (WithDefault(), "debian:12", "debian:12"),
+    ],
+)
+def test_the_image_on_record_is_the_one_that_was_used(
+    backend: ScriptedBackend, asked: str | None, recorded: str
+) -> None:
+    """Guards against a record that does not say what a step ran in."""
+    assert identity("any", backend, "sbx-1", SandboxSpec(image=asked))["sandbox-image"] == recorded
