@@ -19,6 +19,7 @@ TESTED_ELSEWHERE = {
     "backends/default_image.py": "tests/unit/supervisor/test_record.py",
     "backends/container_places.py": "the contract, tests/integration/test_contract_nitrobox.py",
     "backends/inner_process.py": "the contract, tests/integration/test_contract_nitrobox.py",
+    "backends/lifetime.py": "the contract, tests/integration/test_contract_bubblewrap.py",
     "backends/local_sandbox.py": "the contract, tests/integration/test_contract_nitrobox.py",
     "backends/same_python.py": "by way of warden, tests/unit/backends/test_local_processes.py",
     "backends/pybox/*.py": "the contract, tests/integration/test_contract_pybox.py",

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import BackendUnavailable, StartFailed, UnsupportedOption
@@ -72,6 +72,11 @@ class Cgroup:
     def oom_killed(self) -> bool:
         """Whether the kernel killed a process for the memory limit. Kept after ``remove``."""
         return self._last[2] if self._removed else any(group.oom_killed() for group in self._groups)
+
+    def stats(self) -> Mapping[str, float]:
+        """``peak_memory`` in MiB and ``cpu_time`` in seconds, as far as they are measured."""
+        measured = {"peak_memory": self.peak_memory_mib(), "cpu_time": self.cpu_seconds()}
+        return {name: value for name, value in measured.items() if value is not None}
 
     def remove(self) -> None:
         """Kill what still runs inside and remove the directories; idempotent.

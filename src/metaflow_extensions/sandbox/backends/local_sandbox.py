@@ -8,12 +8,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from ..errors import SandboxLost, StartFailed, UnsupportedOption
+from ..errors import StartFailed, UnsupportedOption
 from .cgroups import Cgroup
 from .cgroups import available as cgroup_limits
 from .container_places import check_target, check_words
 from .inner_process import InnerProcess
 from .interface import Command, Feature, SandboxSpec
+from .lifetime import Lifetime
 from .local_state import LocalState
 from .warden import Warden, warden
 
@@ -56,7 +57,6 @@ class LocalSandbox(abc.ABC):
         self._processes: list[InnerProcess] = []
         self._numbers = itertools.count()
         self._changing = threading.Lock()
-        self._closed = self._expired = False
         try:
             self._cgroup = self._make_cgroup()
         except BaseException:
@@ -65,15 +65,12 @@ class LocalSandbox(abc.ABC):
             raise
         if self._cgroup:
             state.keep_groups(self._cgroup.paths)
-        self._timer = threading.Timer(spec.lifetime, self._expire) if spec.lifetime else None
-        if self._timer:
-            self._timer.daemon = True
-            self._timer.start()
+        self._lifetime = Lifetime(state, spec.lifetime, self._expire)
 
     def start(self, command: Command) -> InnerProcess:
         """Start a command in a container of its own. Raises StartFailed, or SandboxLost after the end."""
         with self._changing:
-            self._ensure_open()
+            self._lifetime.check()
             check_words(command)
             process = self._start(command, next(self._numbers))
             self._processes.append(process)
@@ -81,7 +78,7 @@ class LocalSandbox(abc.ABC):
 
     def put(self, source: Path, target: PurePosixPath) -> None:
         """Copy a file, which commands started from now on see at the target."""
-        self._ensure_open()
+        self._lifetime.check()
         check_target(target, [mount.target for mount in self._spec.mounts])
         self._files[target] = self._state.keep_file(source)
 
@@ -95,9 +92,7 @@ class LocalSandbox(abc.ABC):
     def close(self) -> None:
         """Kill everything and remove every trace; idempotent."""
         with self._changing:
-            if self._timer:
-                self._timer.cancel()
-            self._closed = True
+            self._lifetime.close()
             for process in self._processes:
                 process.discard()
             self._processes.clear()
@@ -108,11 +103,8 @@ class LocalSandbox(abc.ABC):
             self._warden.forget(self.id)
 
     def stats(self) -> Mapping[str, float]:
-        """``peak_memory`` in MiB and ``cpu_time`` in seconds, as far as a cgroup measures them."""
-        if not self._cgroup:
-            return {}
-        measured = {"peak_memory": self._cgroup.peak_memory_mib(), "cpu_time": self._cgroup.cpu_seconds()}
-        return {name: value for name, value in measured.items() if value is not None}
+        """What a cgroup measures, where there is one."""
+        return self._cgroup.stats() if self._cgroup else {}
 
     @abc.abstractmethod
     def _start(self, command: Command, number: int) -> InnerProcess:
@@ -141,21 +133,6 @@ class LocalSandbox(abc.ABC):
             processes=(self._spec.processes or PROCESSES) if "processes" in can else None,
         )
 
-    def _ensure_open(self) -> None:
-        if self._expired:
-            raise SandboxLost(self._past_lifetime())
-        if self._closed or not self._state.exists():
-            raise SandboxLost(f"sandbox {self.id} was closed or destroyed: open a new one")
-
-    def _why_lost(self) -> str | None:
-        if self._expired:
-            return self._past_lifetime()
-        return None if self._state.exists() else f"sandbox {self.id} was destroyed by another process"
-
     def _expire(self) -> None:
-        self._expired = True
         for process in self._processes:
             process.kill()
-
-    def _past_lifetime(self) -> str:
-        return f"sandbox {self.id} passed its lifetime of {self._spec.lifetime} s: ask for a longer one"

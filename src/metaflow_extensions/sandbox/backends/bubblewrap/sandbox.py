@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from ...errors import SandboxLost, UnsupportedOption
+from ...errors import UnsupportedOption
 from ..cgroups import Cgroup
 from ..cgroups import available as cgroup_limits
 from ..interface import Command, SandboxSpec
+from ..lifetime import Lifetime
 from ..local_state import LocalState
 from ..warden import Warden
 from .identity import identity
@@ -40,8 +41,6 @@ class BubblewrapSandbox:
         self._processes: list[BubblewrapProcess] = []
         self._changing = threading.Lock()
         self._spawner = ThreadPoolExecutor(1, thread_name_prefix=self.id)
-        self._closed = False
-        self._expired = False
         self._cgroup = self._make_cgroup()
         if self._cgroup:
             state.keep_groups(self._cgroup.paths)
@@ -51,15 +50,12 @@ class BubblewrapSandbox:
             memory=spec.memory if not (self._cgroup and "memory" in cgroup_limits()) else None,
             own_uid=bool(self._identity.prefix),
         )
-        self._timer = threading.Timer(spec.lifetime, self._expire) if spec.lifetime else None
-        if self._timer:
-            self._timer.daemon = True
-            self._timer.start()
+        self._lifetime = Lifetime(state, spec.lifetime, self._expire)
 
     def start(self, command: Command) -> BubblewrapProcess:
         """Start a command; it is limited before it runs. Raises StartFailed, or SandboxLost after the end."""
         with self._changing:
-            self._ensure_open()
+            self._lifetime.check()
             process = self._start(command)
             self._processes.append(process)
             return process
@@ -102,11 +98,11 @@ class BubblewrapSandbox:
         except BaseException:
             forget()
             raise
-        return BubblewrapProcess(launched, self._why_lost, forget)
+        return BubblewrapProcess(launched, self._lifetime.why_lost, forget)
 
     def put(self, source: Path, target: PurePosixPath) -> None:
         """Copy a file, which commands started from now on see read-only at the target."""
-        self._ensure_open()
+        self._lifetime.check()
         roots = self._spec.python.roots if self._spec.python else ()
         inside = checked(target, self._spec.mounts, roots)
         copy = self._state.keep_file(source)
@@ -123,8 +119,7 @@ class BubblewrapSandbox:
     def close(self) -> None:
         """Kill everything and remove every trace; idempotent."""
         with self._changing:
-            if self._timer:
-                self._timer.cancel()
+            self._lifetime.close()
             for process in self._processes:
                 process.discard()
             self._spawner.shutdown()
@@ -132,14 +127,10 @@ class BubblewrapSandbox:
                 self._cgroup.remove()
             self._state.destroy()
             self._warden.forget(self.id)
-            self._closed = True
 
     def stats(self) -> Mapping[str, float]:
-        """``peak_memory`` in MiB and ``cpu_time`` in seconds, as far as a cgroup measures them."""
-        if not self._cgroup:
-            return {}
-        measured = {"peak_memory": self._cgroup.peak_memory_mib(), "cpu_time": self._cgroup.cpu_seconds()}
-        return {name: value for name, value in measured.items() if value is not None}
+        """What a cgroup measures, where there is one."""
+        return self._cgroup.stats() if self._cgroup else {}
 
     def _make_cgroup(self) -> Cgroup | None:
         can = cgroup_limits()
@@ -149,19 +140,6 @@ class BubblewrapSandbox:
             return None
         return Cgroup.create(self.id, memory_mib=memory, cpu_cores=self._spec.cpu, processes=processes)
 
-    def _ensure_open(self) -> None:
-        if self._expired:
-            raise SandboxLost(self._past_lifetime())
-        if self._closed or not self._state.exists():
-            raise SandboxLost(f"sandbox {self.id} was closed or destroyed: open a new one")
-
-    def _why_lost(self) -> str | None:
-        return None if self._state.exists() else f"sandbox {self.id} was destroyed by another process"
-
     def _expire(self) -> None:
-        self._expired = True
         for process in self._processes:
-            process.lose(self._past_lifetime())
-
-    def _past_lifetime(self) -> str:
-        return f"sandbox {self.id} passed its lifetime of {self._spec.lifetime} s: ask for a longer one"
+            process.lose(self._lifetime.why_lost() or "")

@@ -14,6 +14,7 @@ from docker.errors import APIError
 
 from ...errors import SandboxLost, StartFailed, UnsupportedOption
 from ..interface import Command, SandboxSpec
+from ..lifetime import Lifetime
 from ..local_state import LocalState
 from ..warden import Warden
 from .engine import Engine
@@ -46,17 +47,12 @@ class ContainerSandbox:
         self._files: dict[PurePosixPath, Path] = {}
         self._processes: list[ContainerProcess] = []
         self._changing = threading.Lock()
-        self._closed = False
-        self._expired = False
-        self._timer = threading.Timer(spec.lifetime, self._expire) if spec.lifetime else None
-        if self._timer:
-            self._timer.daemon = True
-            self._timer.start()
+        self._lifetime = Lifetime(state, spec.lifetime, self._expire)
 
     def start(self, command: Command) -> ContainerProcess:
         """Start a command in a container of its own. Raises StartFailed, or SandboxLost after the end."""
         with self._changing:
-            self._ensure_open()
+            self._lifetime.check()
             try:
                 process = self._start(command)
             except APIError as error:
@@ -101,13 +97,13 @@ class ContainerSandbox:
             container,
             attached,
             stdin=command.stdin,
-            lost=self._why_lost,
+            lost=self._lifetime.why_lost,
             end_here=functools.partial(end_without_engine, container),
         )
 
     def put(self, source: Path, target: PurePosixPath) -> None:
         """Copy a file, which commands started from now on see read-only at the target."""
-        self._ensure_open()
+        self._lifetime.check()
         check_target(target, [mount.target for mount in self._spec.mounts])
         self._files[target] = self._state.keep_file(source)
 
@@ -124,9 +120,7 @@ class ContainerSandbox:
         Raises SandboxLost when the engine does not answer any more: their processes have been ended.
         """
         with self._changing:
-            if self._timer:
-                self._timer.cancel()
-            closed, self._closed = self._closed, True
+            closed = self._lifetime.close()
             self._state.destroy()
             for process in self._processes:
                 process.disconnect()
@@ -150,21 +144,6 @@ class ContainerSandbox:
         """Nothing: asking the engine would take as long as a start."""
         return {}
 
-    def _ensure_open(self) -> None:
-        if self._expired:
-            raise SandboxLost(self._past_lifetime())
-        if self._closed or not self._state.exists():
-            raise SandboxLost(f"sandbox {self.id} was closed or destroyed: open a new one")
-
-    def _why_lost(self) -> str | None:
-        if self._expired:
-            return self._past_lifetime()
-        return None if self._state.exists() else f"sandbox {self.id} was destroyed by another process"
-
     def _expire(self) -> None:
-        self._expired = True
         for process in self._processes:
             process.kill()
-
-    def _past_lifetime(self) -> str:
-        return f"sandbox {self.id} passed its lifetime of {self._spec.lifetime} s: ask for a longer one"

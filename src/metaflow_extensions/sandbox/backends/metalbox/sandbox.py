@@ -7,8 +7,9 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from ...errors import SandboxLost, UnsupportedOption
+from ...errors import UnsupportedOption
 from ..interface import Command, SandboxSpec
+from ..lifetime import Lifetime
 from ..local_state import LocalState
 from ..warden import Warden
 from .leftovers import end_one
@@ -32,23 +33,18 @@ class MetalboxSandbox:
         self._numbers = itertools.count(1)
         self._processes: list[MetalboxProcess] = []
         self._changing = threading.Lock()
-        self._closed = False
-        self._expired = False
         self.server = Server(binary, state.directory / "server")
-        self._timer = threading.Timer(spec.lifetime, self._expire) if spec.lifetime else None
-        if self._timer:
-            self._timer.daemon = True
-            self._timer.start()
+        self._lifetime = Lifetime(state, spec.lifetime, self._expire)
 
     def start(self, command: Command) -> MetalboxProcess:
         """Start a command. Raises StartFailed, or SandboxLost after the end."""
         with self._changing:
-            self._ensure_open()
+            self._lifetime.check()
             number = next(self._numbers)
             service = Service(self._state.directory / str(number), self._spec, self._options)
             service.prepare(command)
             process = MetalboxProcess(
-                self.server, service, f"{self.id}-{number}", command.stdin, self._why_lost
+                self.server, service, f"{self.id}-{number}", command.stdin, self._lifetime.why_lost
             )
             self._processes.append(process)
             process.begin()
@@ -57,7 +53,7 @@ class MetalboxSandbox:
     def put(self, source: Path, target: PurePosixPath) -> None:
         """Refuse: a process has no file system of its own to put files into. Raises UnsupportedOption."""
         source.stat()
-        self._ensure_open()
+        self._lifetime.check()
         raise UnsupportedOption(
             f"the metalbox backend can't put {source} at {target}, a place of the host's own: send it over "
             "standard input, or name its directory in backend_options read_only"
@@ -73,32 +69,18 @@ class MetalboxSandbox:
     def close(self) -> None:
         """Kill everything and remove every trace; idempotent."""
         with self._changing:
-            if self._closed:
+            if self._lifetime.close():
                 return
-            if self._timer:
-                self._timer.cancel()
             for process in self._processes:
                 process.discard()
             self.server.close()
             end_one(self._state)
             self._warden.forget(self.id)
-            self._closed = True
 
     def stats(self) -> Mapping[str, float]:
         """Nothing is measured."""
         return {}
 
-    def _ensure_open(self) -> None:
-        reason = self._why_lost()
-        if self._closed or reason:
-            raise SandboxLost(reason or f"sandbox {self.id} was closed: open a new one")
-
-    def _why_lost(self) -> str | None:
-        if self._expired:
-            return f"sandbox {self.id} passed its lifetime of {self._spec.lifetime} s: ask for a longer one"
-        return None if self._state.exists() else f"sandbox {self.id} was destroyed: open a new one"
-
     def _expire(self) -> None:
-        self._expired = True
         for process in self._processes:
             process.lose()

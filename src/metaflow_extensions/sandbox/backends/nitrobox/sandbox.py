@@ -39,7 +39,7 @@ class NitroboxSandbox(LocalSandbox):
             entry / "socket",
             stdin=command.stdin,
             started=self._all_started,
-            lost=self._why_lost,
+            lost=self._lifetime.why_lost,
             tell=self._spec.tell or _nothing,
         )
 

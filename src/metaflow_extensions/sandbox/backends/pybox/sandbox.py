@@ -82,7 +82,7 @@ class PyboxSandbox(LocalSandbox):
             [copy for _, copy in files],
             stdin=command.stdin,
             started=self._started,
-            lost=self._why_lost,
+            lost=self._lifetime.why_lost,
         )
 
     def _clean_up(self) -> None:

@@ -1,0 +1,49 @@
+"""How long a sandbox lasts: until it is closed, its time is over, or another process destroys it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ..errors import SandboxLost
+from .local_state import LocalState
+
+
+class Lifetime:
+    """``expire`` is called once ``seconds`` are over, never for None, unless the sandbox is closed before."""
+
+    def __init__(self, state: LocalState, seconds: float | None, expire: Callable[[], None]) -> None:
+        self._state = state
+        self._seconds = seconds
+        self._expire = expire
+        self._expired = False
+        self.closed = False
+        self._timer = threading.Timer(seconds, self._end) if seconds else None
+        if self._timer:
+            self._timer.daemon = True
+            self._timer.start()
+
+    def check(self) -> None:
+        """Raise SandboxLost unless the sandbox can be used."""
+        reason = self.why_lost()
+        if reason or self.closed:
+            raise SandboxLost(reason or f"sandbox {self._state.id} was closed: open a new one")
+
+    def why_lost(self) -> str | None:
+        """Why the sandbox went away from under its commands, None when it did not."""
+        if self._expired:
+            return f"sandbox {self._state.id} passed its lifetime of {self._seconds} s: ask for a longer one"
+        if self.closed or self._state.exists():
+            return None
+        return f"sandbox {self._state.id} was destroyed by another process: open a new one"
+
+    def close(self) -> bool:
+        """The sandbox is being closed; whether it already was."""
+        if self._timer:
+            self._timer.cancel()
+        closed, self.closed = self.closed, True
+        return closed
+
+    def _end(self) -> None:
+        self._expired = True
+        self._expire()
