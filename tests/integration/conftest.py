@@ -1,7 +1,8 @@
 """What several integration tests need and only some machines have.
 
 METAFLOW_SANDBOX_TESTS_BACKEND=podman (or docker) runs tests/integration/test_flows*.py on an engine of the
-tests' own, =nitrobox or =pybox on these: with the test image, unless METAFLOW_SANDBOX_TESTS_IMAGE says otherwise.
+tests' own, =nitrobox or =pybox on these; all with the test image unless METAFLOW_SANDBOX_TESTS_IMAGE names
+another.
 """
 
 from __future__ import annotations
