@@ -130,7 +130,7 @@ def test_root_inside_has_no_power(sandbox: Sandbox) -> None:
     seen = json.loads(written)
     assert {seen["status"][f"Cap{kind}"] for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
     assert (seen["status"]["NoNewPrivs"], seen["status"]["Seccomp"]) == ("1", "2")
-    places = ["/dev/shm", "/sandbox/", "/tmp", "/var/tmp"]
+    places = ["/dev/shm", "/sandbox", "/tmp", "/var/tmp"]
     assert [place for place in seen["writable"] if not place.startswith(tuple(places))] == []
     assert (seen["settings"], seen["secret"], seen["sys"]) == ([], [], [])
     assert (seen["modes"], seen["calls"], seen["root"]) == ([True] * 3, [-1] * 3, [True] * 2)
