@@ -1,7 +1,8 @@
 """What several integration tests need and only some machines have.
 
 METAFLOW_SANDBOX_TESTS_BACKEND=podman (or docker) runs tests/integration/test_flows*.py on an engine of the
-tests' own, =nitrobox on nitrobox; both with the test image unless METAFLOW_SANDBOX_TESTS_IMAGE names another.
+tests' own, =nitrobox or =pybox on these; all with the test image unless METAFLOW_SANDBOX_TESTS_IMAGE names
+another.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 CHOSEN = os.environ.get("METAFLOW_SANDBOX_TESTS_BACKEND")
 ON_AN_ENGINE = CHOSEN in ("docker", "podman")
 # These name their backends themselves, some of which take no image.
-IN_IMAGES = ON_AN_ENGINE or CHOSEN == "nitrobox"
+IN_IMAGES = ON_AN_ENGINE or CHOSEN in ("nitrobox", "pybox")
 collect_ignore = ["test_flows_options.py", "test_flows_piped.py"] if IN_IMAGES else []
 if ON_AN_ENGINE:
     # Before it is read.
     os.environ.setdefault("METAFLOW_SANDBOX_TESTS_IMAGE", "localhost/metaflow-sandbox-test")
-if CHOSEN == "nitrobox":
+if CHOSEN in ("nitrobox", "pybox"):
     from .images import tree
 
     os.environ.setdefault("METAFLOW_SANDBOX_TESTS_IMAGE", str(tree()))
@@ -65,4 +66,17 @@ def engine_of_all(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONTAINER_HOST", url)
         patch.setenv("DOCKER_HOST", url)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=CHOSEN == "pybox")
+def pybox_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The program for a whole run of the tests, where it was asked for."""
+    from .pybox import settings
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings(tmp_path_factory.mktemp("pybox")).items():
+            patch.setenv(name, value)
+            # Flows are given what is set for the tests, and not what is set for who runs them.
+            patch.setenv(name.replace("METAFLOW_SANDBOX_", "METAFLOW_SANDBOX_TESTS_"), value)
         yield

@@ -57,7 +57,7 @@ def flow_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 def backend_settings() -> dict[str, str]:
     """METAFLOW_SANDBOX_… for each METAFLOW_SANDBOX_TESTS_… that names a backend or an option of it."""
-    names = ("BACKEND", "IMAGE", "NETWORK", "BACKEND_OPTIONS")
+    names = ("BACKEND", "IMAGE", "NETWORK", "BACKEND_OPTIONS", "PYBOX_PATH")
     given = {name: os.environ.get(SETTING + name) for name in names}
     return {f"METAFLOW_SANDBOX_{name}": value for name, value in given.items() if value}
 

@@ -7,7 +7,6 @@ directory, named by its path, in the place of what the puller returns; all else 
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from metaflow_extensions.sandbox.backends.pybox.program import CHOICE, executable
@@ -49,6 +48,4 @@ def settings(directory: Path) -> dict[str, str]:
     program = directory / "pybox-of-the-tests"
     program.write_text(f"{interpreter}\n{PROGRAM}")
     program.chmod(0o755)
-    store = directory / "pybox-store"
-    shutil.rmtree(store, ignore_errors=True)
-    return {CHOICE: str(program), "PYBOX_ROOT": str(store)}
+    return {CHOICE: str(program), "PYBOX_ROOT": str(directory / "pybox-store")}

@@ -32,7 +32,7 @@ class TestPybox(BackendContract):
             Feature.EGRESS_LIST,
         }
     )
-    keeps = ("metaflow-sandbox", "metaflow-sandbox/pybox", "metaflow-sandbox/pybox/image-*")
+    keeps = ("metaflow-sandbox", "metaflow-sandbox/pybox")
 
     @pytest.fixture
     def backend(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:

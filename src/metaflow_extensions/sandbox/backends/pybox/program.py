@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...errors import BackendUnavailable, SandboxError, StartFailed, UnsupportedOption
 
-CHOICE = "METAFLOW_SANDBOX_PYBOX"
+CHOICE = "METAFLOW_SANDBOX_PYBOX_PATH"
 COMMIT = "45392cbe1c7da1e9f00c5bba7d3d42a0d9bf3ad3"
 INSTALL = f"pip install 'pybox @ git+https://github.com/br00tm/pybox@{COMMIT}'"
 # What it needs to pull; nothing of it reaches a container.
@@ -22,16 +22,17 @@ _ALONE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc
 
 
 def executable() -> str:
-    """The program: METAFLOW_SANDBOX_PYBOX, else the one beside this Python, else the one in PATH.
+    """The program: METAFLOW_SANDBOX_PYBOX_PATH, else ``pybox`` in PATH, else the one beside this Python.
 
     Raises BackendUnavailable when there is none.
     """
     chosen = os.environ.get(CHOICE)
-    beside = Path(sys.executable).with_name("pybox")
-    found = shutil.which(chosen) if chosen else shutil.which(beside) or shutil.which("pybox")
+    beside = str(Path(sys.executable).with_name("pybox"))
+    found = shutil.which(chosen) if chosen else shutil.which("pybox") or shutil.which(beside)
+    if chosen and not found:
+        raise BackendUnavailable(f"{CHOICE}={chosen!r} is not an executable file: correct or unset it")
     if not found:
-        where = f"{CHOICE}={chosen!r} is no program" if chosen else "there is no program pybox in PATH"
-        raise BackendUnavailable(f"{where}: {INSTALL} (Python 3.11 or newer), and name it in {CHOICE}")
+        raise BackendUnavailable(f"there is no program pybox: {INSTALL} (Python 3.11 or newer)")
     return str(Path(found).absolute())
 
 

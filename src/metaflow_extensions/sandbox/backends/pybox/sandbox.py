@@ -34,10 +34,11 @@ class PyboxSandbox(LocalSandbox):
         self._root.mkdir()
         store().mkdir(parents=True, exist_ok=True)
         (self._root / "images").symlink_to(store())
-        mark = self._state.directory.parent / f"image-{hashlib.sha256(self._image.encode()).hexdigest()[:16]}"
+        mark = store() / f"metaflow-sandbox-{hashlib.sha256(self._image.encode()).hexdigest()[:16]}"
         with mark.open("a") as pulled:
             fcntl.flock(pulled, fcntl.LOCK_EX)
-            if not pulled.tell():
+            # Looked at under the lock: where the file ended when it was opened says nothing.
+            if not mark.stat().st_size:
                 self._pull()
                 pulled.write(self._image)
 
