@@ -1,8 +1,7 @@
 """What several integration tests need and only some machines have.
 
-METAFLOW_SANDBOX_TESTS_BACKEND=podman (or docker) runs tests/integration/test_flows*.py on an engine of the
-tests' own, =nitrobox or =pybox on these; all with the test image unless METAFLOW_SANDBOX_TESTS_IMAGE names
-another.
+METAFLOW_SANDBOX_TESTS_BACKEND=NAME runs tests/integration/test_flows*.py on one of the backends in suites.py,
+with the test image unless METAFLOW_SANDBOX_TESTS_IMAGE names another.
 """
 
 from __future__ import annotations
@@ -13,22 +12,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from .suites import SUITES
+
 if TYPE_CHECKING:
     from .engines import Podman
     from .registry import Registry
 
-CHOSEN = os.environ.get("METAFLOW_SANDBOX_TESTS_BACKEND")
-ON_AN_ENGINE = CHOSEN in ("docker", "podman")
+CHOSEN = os.environ.get("METAFLOW_SANDBOX_TESTS_BACKEND", "bubblewrap")
 # These name their backends themselves, some of which take no image.
-IN_IMAGES = ON_AN_ENGINE or CHOSEN in ("nitrobox", "pybox")
-collect_ignore = ["test_flows_options.py", "test_flows_piped.py"] if IN_IMAGES else []
-if ON_AN_ENGINE:
+collect_ignore = ["test_flows_options.py", "test_flows_piped.py"] if CHOSEN in SUITES else []
+if CHOSEN in SUITES and (image := SUITES[CHOSEN].image()):
     # Before it is read.
-    os.environ.setdefault("METAFLOW_SANDBOX_TESTS_IMAGE", "localhost/metaflow-sandbox-test")
-if CHOSEN in ("nitrobox", "pybox"):
-    from .images import tree
-
-    os.environ.setdefault("METAFLOW_SANDBOX_TESTS_IMAGE", str(tree()))
+    os.environ.setdefault("METAFLOW_SANDBOX_TESTS_IMAGE", image)
 
 
 # Imported by fixtures, not above: most tests run without the SDK.
@@ -59,24 +54,15 @@ def podman(request: pytest.FixtureRequest) -> Iterator[Podman]:
         yield service
 
 
-@pytest.fixture(scope="session", autouse=ON_AN_ENGINE)
-def engine_of_all(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The engine for a whole run of the tests, where one was asked for."""
-    url = request.getfixturevalue("podman").url
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CONTAINER_HOST", url)
-        patch.setenv("DOCKER_HOST", url)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=CHOSEN == "pybox")
-def pybox_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The program for a whole run of the tests, where it was asked for."""
-    from .pybox import settings
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings(tmp_path_factory.mktemp("pybox")).items():
+@pytest.fixture(scope="session", autouse=CHOSEN in SUITES)
+def chosen_backend(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """The backend of a whole run of the tests, where one was asked for."""
+    with (
+        SUITES[CHOSEN].setting(tmp_path_factory.mktemp(CHOSEN), request) as variables,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in variables.items():
             patch.setenv(name, value)
-            # Flows are given what is set for the tests, and not what is set for who runs them.
-            patch.setenv(name.replace("METAFLOW_SANDBOX_", "METAFLOW_SANDBOX_TESTS_"), value)
         yield

@@ -56,10 +56,17 @@ def flow_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def backend_settings() -> dict[str, str]:
-    """METAFLOW_SANDBOX_… for each METAFLOW_SANDBOX_TESTS_… that names a backend or an option of it."""
-    names = ("BACKEND", "IMAGE", "NETWORK", "BACKEND_OPTIONS", "PYBOX_PATH")
+    """METAFLOW_SANDBOX_… for each METAFLOW_SANDBOX_TESTS_… that names a backend or an option of it.
+
+    Settings of that backend alone are kept: METAFLOW_SANDBOX_<BACKEND>_….
+    """
+    names = ("BACKEND", "IMAGE", "NETWORK", "BACKEND_OPTIONS")
     given = {name: os.environ.get(SETTING + name) for name in names}
-    return {f"METAFLOW_SANDBOX_{name}": value for name, value in given.items() if value}
+    own = f"METAFLOW_SANDBOX_{BACKEND.upper()}_"
+    return {
+        **{name: value for name, value in os.environ.items() if name.startswith(own)},
+        **{f"METAFLOW_SANDBOX_{name}": value for name, value in given.items() if value},
+    }
 
 
 def place_flow(name: str, directory: Path) -> Path:

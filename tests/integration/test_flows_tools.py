@@ -22,7 +22,7 @@ with Runner("small_flow.py", **sandboxed).run(number=5, tags=["by-runner"]) as f
         "total": first.run.data.total,
         "tags": sorted(first.run.user_tags),
         "inside": first.run["middle"].task.data.inside,
-        "sandboxes": first.stderr.count("[sandbox]") + first.stdout.count("[sandbox]"),
+        "sandboxes": first.stderr.count(" · isolation ") + first.stdout.count(" · isolation "),
         "id": first.run.id,
     }))
 with Runner("small_flow.py", **sandboxed) as runner:

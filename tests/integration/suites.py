@@ -1,0 +1,72 @@
+"""Backends that METAFLOW_SANDBOX_TESTS_BACKEND=NAME runs the flow suite on, and what each needs for it.
+
+An entry gives the image for all flows, None for a backend that takes none, and a context in which the
+backend can be used, with the environment that leads to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+Variables = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """``setting`` gets a directory that lasts as long as the tests."""
+
+    image: Callable[[], str | None]
+    setting: Callable[[Path, pytest.FixtureRequest], contextlib.AbstractContextManager[Variables]]
+
+
+# Imported by those who need it: most tests run without the SDKs.
+
+
+def made_tree() -> str:
+    """The root file system made by the tests."""
+    from .images import tree
+
+    return str(tree())
+
+
+@contextlib.contextmanager
+def nothing(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Variables]:
+    """For what needs nothing."""
+    yield {}
+
+
+@contextlib.contextmanager
+def engine(_directory: Path, request: pytest.FixtureRequest) -> Iterator[Variables]:
+    """A Podman service of the tests' own."""
+    url = request.getfixturevalue("podman").url
+    yield {"CONTAINER_HOST": url, "DOCKER_HOST": url}
+
+
+@contextlib.contextmanager
+def pybox(directory: Path, _request: pytest.FixtureRequest) -> Iterator[Variables]:
+    """pybox with directories in place of what it would pull."""
+    from .pybox import settings
+
+    yield settings(directory)
+
+
+@contextlib.contextmanager
+def metalbox(directory: Path, _request: pytest.FixtureRequest) -> Iterator[Variables]:
+    """MetalBox's server, or the stand-in for it."""
+    from .metalbox import settings
+
+    yield settings(directory)
+
+
+SUITES = {
+    "docker": Suite(lambda: "localhost/metaflow-sandbox-test", engine),
+    "podman": Suite(lambda: "localhost/metaflow-sandbox-test", engine),
+    "nitrobox": Suite(made_tree, nothing),
+    "pybox": Suite(made_tree, pybox),
+    "metalbox": Suite(lambda: None, metalbox),
+}
