@@ -27,6 +27,7 @@ from metaflow_extensions.sandbox.backends.interface import (
 )
 from metaflow_extensions.sandbox.relay.services import SecretSource
 from metaflow_extensions.sandbox.supervisor.archives import Archives
+from metaflow_extensions.sandbox.supervisor.governor import Governor
 from metaflow_extensions.sandbox.supervisor.protocol import RunSettings, TaskSettings
 from metaflow_extensions.sandbox.supervisor.task import Outcome, RunContext, TaskRun
 from metaflow_extensions.sandbox.supervisor.watcher import Watcher
@@ -169,6 +170,7 @@ class Stage:
         self.settings = RunSettings(
             "Flow", "12", "flow.py", str(self.directory), 0, [], "local", "/l", STORE, **settings
         )
+        self.governor = Governor("scripted")
         self.context = RunContext(
             self.settings,
             self.watcher,
@@ -176,6 +178,7 @@ class Stage:
             lambda _name: self.backend,
             lambda: self.directory / "code",
             Archives(self.directory, {}),
+            lambda _name: self.governor,
         )
         self.said = b""
 

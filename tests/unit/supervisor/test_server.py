@@ -94,11 +94,11 @@ def test_a_backend_that_fails_first(start: Any) -> None:
     """Guards against tries that are not counted per task."""
     run = start(
         outcome={"exit_code": 7},
-        open_failures=[{"error": "QuotaExceeded", "message": "full", "retry_after": 0.01}],
+        open_failures=[{"error": "StartFailed", "message": "no room"}],
     )
     code, said = finish(run.task(1))
     assert code == 7
-    assert "QuotaExceeded: full" in said
+    assert "StartFailed: no room" in said
 
 
 def test_code_that_cannot_be_copied(start: Any) -> None:

@@ -168,15 +168,20 @@ def test_nobody_waits(stage: Stage) -> None:
 @pytest.mark.parametrize("where", ["open_failures", "start_failures"])
 def test_a_provider_that_fails_first(stage: Stage, where: str) -> None:
     """Guards against a run that ends for a failure that passes, and against silence about it."""
-    setattr(stage.backend, where, [StartFailed("no room"), QuotaExceeded("full", retry_after=0.02)])
+    setattr(stage.backend, where, [StartFailed("no room"), SandboxLost("gone")])
     outcome, said = stage.run(FINISH)
     assert outcome == Outcome(0)
     assert "[sandbox] StartFailed: no room\n[sandbox] No user code has run: trying again in" in said
-    assert (
-        "[sandbox] QuotaExceeded: full\n[sandbox] No user code has run: trying again in 0.0 s (2 of 2)."
-        in said
-    )
+    assert "[sandbox] SandboxLost: gone\n[sandbox] No user code has run: trying again in" in said
     assert len(stage.backend.closed) == len(stage.backend.opened)
+
+
+def test_a_full_provider_is_waited_for(stage: Stage) -> None:
+    """Guards against counting as failures that there is no room yet."""
+    stage.backend.open_failures = [QuotaExceeded("full", retry_after=0.01)] * 5
+    outcome, said = stage.run(FINISH)
+    assert outcome == Outcome(0)
+    assert "QuotaExceeded" not in said
 
 
 def test_a_provider_that_keeps_failing(stage: Stage) -> None:

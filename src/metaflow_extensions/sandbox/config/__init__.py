@@ -3,6 +3,8 @@
 from metaflow.metaflow_config import SPIN_ALLOWED_DECORATORS as _SPIN_ALLOWED
 from metaflow.metaflow_config_funcs import from_conf
 
+from ..plugins import STEP_DECORATORS_DESC as _DECORATORS
+
 # Defaults of the decorator's attributes of the same names.
 SANDBOX_BACKEND = from_conf("SANDBOX_BACKEND")
 SANDBOX_IMAGE = from_conf("SANDBOX_IMAGE")
@@ -22,6 +24,9 @@ SANDBOX_BACKEND_OPTIONS = from_conf("SANDBOX_BACKEND_OPTIONS")
 
 # How often a sandbox that failed before user code ran is made again.
 SANDBOX_MAX_INFRA_RETRIES = from_conf("SANDBOX_MAX_INFRA_RETRIES", "2")
+# Of each backend, in one run: sandboxes at once, and new ones a second; 0 for as many as it makes.
+SANDBOX_MAX_SANDBOXES = from_conf("SANDBOX_MAX_SANDBOXES", "0")
+SANDBOX_MAX_RATE = from_conf("SANDBOX_MAX_RATE", "0")
 # "any", or "vetted": only artifacts made of allow-listed classes leave a sandbox.
 SANDBOX_ARTIFACTS = from_conf("SANDBOX_ARTIFACTS", "any")
 # More classes for "vetted", comma-separated: "pandas.*,mypackage.Model".
@@ -33,4 +38,4 @@ SANDBOX_MAX_OUTPUT = from_conf("SANDBOX_MAX_OUTPUT", "16")
 SANDBOX_MAX_CODE = from_conf("SANDBOX_MAX_CODE", "256")
 
 # `spin` would otherwise run a sandboxed step without its sandbox.
-SPIN_ALLOWED_DECORATORS = [*_SPIN_ALLOWED, "sandbox", "bubblewrap", "secrets"]
+SPIN_ALLOWED_DECORATORS = [*_SPIN_ALLOWED, *(name for name, _ in _DECORATORS), "secrets"]

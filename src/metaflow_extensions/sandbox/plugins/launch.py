@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -189,6 +190,8 @@ class RunLaunch:
             max_upload=number("MAX_UPLOAD"),
             max_output=number("MAX_OUTPUT"),
             max_infra_retries=number("MAX_INFRA_RETRIES"),
+            max_sandboxes=number("MAX_SANDBOXES"),
+            max_rate=rate("MAX_RATE"),
             artifacts=artifact_mode(),
             artifact_globals=[
                 part.strip() for part in str(setting("ARTIFACT_GLOBALS")).split(",") if part.strip()
@@ -210,6 +213,19 @@ def number(name: str) -> int:
     if value < 0:
         raise UnsupportedOption(
             f"METAFLOW_SANDBOX_{name} is a whole number, 0 or more; it is {setting(name)!r}"
+        )
+    return value
+
+
+def rate(name: str) -> float:
+    """The setting as a number a second, 0 for any. Raises UnsupportedOption for anything else."""
+    try:
+        value = float(setting(name))
+    except (TypeError, ValueError):
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise UnsupportedOption(
+            f"METAFLOW_SANDBOX_{name} is a number of sandboxes a second, 0 for any; it is {setting(name)!r}"
         )
     return value
 

@@ -22,7 +22,8 @@ class RunSettings:
     """One run, as the supervisor has to know it.
 
     ``directory`` is the run's private directory, ``control`` the descriptor of the listening
-    socket in it, ``datastore`` is TYPE@ROOT, ``max_*`` are in MiB. ``backends`` are imported ahead.
+    socket in it, ``datastore`` is TYPE@ROOT, sizes are in MiB. ``max_sandboxes`` at once and ``max_rate`` a
+    second are of each backend, 0 for any. ``backends`` are imported ahead.
     ``libraries`` map where Metaflow and its extensions are to be, below a directory of the search path, to
     where they are on the launcher.
     """
@@ -43,6 +44,8 @@ class RunSettings:
     max_upload: int = 64 * 1024
     max_output: int = 16
     max_infra_retries: int = 2
+    max_sandboxes: int = 0
+    max_rate: float = 0
     artifacts: str = "any"
     artifact_globals: list[str] = field(default_factory=list)
 

@@ -19,6 +19,7 @@ from ..backends.interface import Backend
 from ..errors import SandboxError, UnsupportedOption
 from ..relay.services import Services
 from .archives import Archives
+from .governor import Governor
 from .protocol import CodeSettings, RunSettings, TaskSettings, decode
 from .reaper import BACKENDS, CLOSING, destroy_all
 from .shim import ENDED
@@ -42,6 +43,7 @@ class Server:
         self._arrived = threading.Condition()
         self._running: dict[TaskRun, threading.Thread] = {}
         self._backends: dict[str, Backend] = {}
+        self._governors: dict[str, Governor] = {}
         self._lock = threading.Lock()
         self._closing = False
         self._services: Future[Services] = Future()
@@ -56,6 +58,7 @@ class Server:
             self._backend,
             self._code_directory,
             Archives(Path(settings.directory), settings.libraries),
+            self._governor,
         )
 
     def serve(self, word: int) -> None:
@@ -111,6 +114,15 @@ class Server:
                     record.write(f"{name}\n")
                 self._backends[name] = backend
             return self._backends[name]
+
+    def _governor(self, name: str) -> Governor:
+        with self._lock:
+            if name not in self._governors:
+                settings = self._settings
+                self._governors[name] = Governor(
+                    name, settings.max_sandboxes or None, settings.max_rate or None
+                )
+            return self._governors[name]
 
     def _learn(self, settings: RunSettings | TaskSettings | CodeSettings) -> None:
         if isinstance(settings, CodeSettings):

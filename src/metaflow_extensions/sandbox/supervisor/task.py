@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..backends.interface import Backend, Process, Sandbox, Stream
-from ..errors import QuotaExceeded, SandboxError, SandboxLost, StartFailed
+from ..backends.interface import Backend, Process, Sandbox, SandboxSpec, Stream
+from ..errors import SandboxError, SandboxLost, StartFailed
 from ..relay.intake import Intake
 from ..relay.policy import Policy
 from ..relay.server import TaskRelay
 from ..relay.services import Limits, Services
 from ..relay.vetting import ArtifactPolicy
 from .archives import Archives
+from .governor import Governor
 from .inside import interpreter
 from .output import OutputSink
 from .protocol import RunSettings, TaskSettings
@@ -49,6 +50,7 @@ class RunContext:
     backend: Callable[[str], Backend]
     code: Callable[[], Path]
     archives: Archives
+    governor: Callable[[str], Governor]
 
     @property
     def limits(self) -> Limits:
@@ -183,10 +185,11 @@ class TaskRun:
         for number in range(1, tries + 1):
             try:
                 return self._attempt()
-            except (StartFailed, QuotaExceeded, SandboxLost) as error:  # noqa: PERF203 -- that is the loop
+            except (StartFailed, SandboxLost) as error:  # noqa: PERF203 -- that is the loop
                 if self._user_code_started or self._cancelled.is_set() or number == tries:
                     raise
-                pause = self._pause(error, number)
+                # Jitter, so that the tasks of a foreach do not come back all at once.
+                pause = min(MAX_BACKOFF, BACKOFF * 2 ** (number - 1)) * random.uniform(0.5, 1.5)  # noqa: S311
                 self._sink.say(
                     f"{type(error).__name__}: {error}\n"
                     f"No user code has run: trying again in {pause:.1f} s ({number} of {tries - 1})."
@@ -194,12 +197,6 @@ class TaskRun:
                 if self._cancelled.wait(pause):
                     raise
         raise AssertionError("unreachable")
-
-    @staticmethod
-    def _pause(error: SandboxError, number: int) -> float:
-        asked = error.retry_after if isinstance(error, QuotaExceeded) else None
-        # Jitter, so that the tasks of a foreach do not come back all at once.
-        return asked or min(MAX_BACKOFF, BACKOFF * 2 ** (number - 1)) * random.uniform(0.5, 1.5)  # noqa: S311
 
     def _attempt(self) -> Outcome:
         task, settings = self._task, self._run.settings
@@ -236,26 +233,33 @@ class TaskRun:
             ),
         )
         try:
-            spec = way.spec()
-            labels = {**spec.labels, LABEL: Path(settings.directory).name}
-            self._record.mark("opening")
-            self._sandbox = backend.open(dataclasses.replace(spec, labels=labels, tell=self._sink.say))
-            try:
-                return self._in_sandbox(backend, self._sandbox, way)
-            finally:
-                self._record.mark("closing")
+            with self._run.governor(task.backend).sandbox(
+                lambda: self._open(backend, way.spec()), self._sink.say, self._cancelled.is_set
+            ) as self._sandbox:
                 try:
-                    self._record.measured_by_backend(self._sandbox.stats())
+                    return self._in_sandbox(backend, self._sandbox, way)
                 finally:
-                    self._sandbox.close()
-                self._record.mark("closed")
-                self._sink.finish()
-                if self._user_code_started:
-                    self._register(self._record.measurements())
+                    self._close(self._sandbox)
         finally:
             way.close()
             self._relay.close()
             shutil.rmtree(directory)
+
+    def _open(self, backend: Backend, spec: SandboxSpec) -> Sandbox:
+        labels = {**spec.labels, LABEL: Path(self._run.settings.directory).name}
+        self._record.mark("opening")
+        return backend.open(dataclasses.replace(spec, labels=labels, tell=self._sink.say))
+
+    def _close(self, sandbox: Sandbox) -> None:
+        self._record.mark("closing")
+        try:
+            self._record.measured_by_backend(sandbox.stats())
+        finally:
+            sandbox.close()
+        self._record.mark("closed")
+        self._sink.finish()
+        if self._user_code_started:
+            self._register(self._record.measurements())
 
     def _in_sandbox(self, backend: Backend, sandbox: Sandbox, way: Transport) -> Outcome:
         task = self._task

@@ -49,7 +49,7 @@ class ContainerProcess:
         self._input = CommandInput(attached.fileno() if stdin else None, close=self._end_input)
         self._lost = lost
         self._end_here = end_here
-        self._killed = False
+        self._killed = self._abandoned = False
         self._kill_sent = threading.Event()
         self._received = bytearray()
         self._drained = False
@@ -106,6 +106,11 @@ class ContainerProcess:
         """Take no more output than has arrived: an engine whose output nobody reads can't end a container."""
         with contextlib.suppress(OSError):  # the other side may have closed it
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def abandon(self) -> None:
+        """The container is about to be removed: engines show exit code 0 of some that end that way."""
+        self._abandoned = not self._ended.is_set()
+        self.disconnect()
 
     def discard(self) -> None:
         """Forget the connection of a container that has been removed; who reads or sends is woken."""
@@ -173,6 +178,6 @@ class ContainerProcess:
             reason = self._lost()
             if reason and not self._killed:
                 self._outcome = SandboxLost(reason)
-        if self._killed and isinstance(self._outcome, SandboxLost):
+        if self._abandoned or (self._killed and isinstance(self._outcome, SandboxLost)):
             self._outcome = KILLED
         self._ended.set()

@@ -123,7 +123,7 @@ class ContainerSandbox:
             closed = self._lifetime.close()
             self._state.destroy()
             for process in self._processes:
-                process.disconnect()
+                process.abandon()
             try:
                 if not closed:
                     remove_containers(self._engine.client, self.id)
