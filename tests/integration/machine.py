@@ -155,7 +155,7 @@ class Running:
                     os.kill(pid, number)
 
     def _command(self) -> Iterator[int]:
-        """The command itself: below bwrap there is the sandbox's first process, and below that the command."""
+        """The command itself, below the sandbox's first process, which is below bwrap."""
         for first in _children(self.pid):
             yield from list(_children(first))[:1]
 
