@@ -65,7 +65,7 @@ class AsyncCalls:
 
 
 def loop() -> AsyncCalls:
-    """The loop of this process, started by the first who asks; a forked process has its parent's, which refuses."""
+    """The loop of this process, started by the first who asks; a forked process has its parent's: refused."""
     global _of_process
     with _making:
         if _of_process is None:
