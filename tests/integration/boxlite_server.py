@@ -1,7 +1,7 @@
 """A stand-in for ``boxlite serve``: its REST API on the loopback, and boxes whose commands really run.
 
-It does what the server of BoxLite 0.10 was read to do, with machines of ``machine.py``. Images are not pulled:
-a reference to a registry on the loopback is asked for there, any other is taken to exist. It prints its port,
+It does what the server of BoxLite 0.10 was read to do, with machines of ``machine.py``. No image is pulled: a
+reference to a registry on the loopback is asked for there, any other is taken to exist. It prints its port,
 and ends with its standard input. ``POST /faults`` makes it fail as asked, see ``Faults``.
 """
 
@@ -16,7 +16,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from .machine import Machine, Running
+from .images import PATH
+from .machine import Machine, Running, bury_orphans
 
 CHUNK = 32 * 1024  # bytes
 STDOUT, STDERR = b"\1", b"\2"
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "OF_THE_IMAGE": "1"}
+ENVIRONMENT = {"PATH": PATH, "OF_THE_IMAGE": "1"}  # the test image's
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Refused(Exception):
 
 @dataclass
 class Execution:
-    """A command; what it writes before it is attached to is kept, what it writes between attachments is lost."""
+    """A command; what it writes before it is attached to is kept, later between two it is lost."""
 
     running: Running
     attached: web.WebSocketResponse | None = None
@@ -248,13 +249,16 @@ class Server:
     @web.middleware
     async def _checked(self, request: web.Request, handler: Any) -> web.StreamResponse:
         try:
-            if self._key and request.headers.get("Authorization") != f"Bearer {self._key}":
-                raise Refused(HTTPStatus.UNAUTHORIZED, "unauthenticated", "this key is not known")
+            self._authenticate(request)
             answer: web.StreamResponse = await handler(request)
         except Refused as refused:
             said = {"message": str(refused), "type": "Error", "code": refused.code}
             return web.json_response({"error": said}, status=refused.status)
         return answer
+
+    def _authenticate(self, request: web.Request) -> None:
+        if self._key and request.headers.get("Authorization") != f"Bearer {self._key}":
+            raise Refused(HTTPStatus.UNAUTHORIZED, "unauthenticated", "this key is not known")
 
     def _box(self, request: web.Request) -> Box:
         name = request.match_info["box"]
@@ -327,9 +331,8 @@ class Server:
                 if message.type == aiohttp.WSMsgType.BINARY:
                     running.stdin.write(message.data)
                     await running.stdin.drain()
-                elif message.type == aiohttp.WSMsgType.TEXT:
-                    if json.loads(message.data)["type"] == "stdin_eof":
-                        running.stdin.close()
+                elif message.type == aiohttp.WSMsgType.TEXT and "stdin_eof" in message.data:
+                    running.stdin.close()
 
 
 async def find_image(options: dict[str, Any]) -> None:
@@ -342,7 +345,9 @@ async def find_image(options: dict[str, Any]) -> None:
         return
     name, _, tag = rest.rpartition(":")
     url = f"http://{host}/v2/{name}/manifests/{tag}"
-    failed = f"Failed to pull image '{image}' after trying 1 registry: - {image}: storage error: failed to pull "
+    failed = (
+        f"Failed to pull image '{image}' after trying 1 registry: - {image}: storage error: failed to pull "
+    )
     try:
         async with aiohttp.ClientSession() as session, session.get(url) as answer:
             status, said = answer.status, await answer.text()
@@ -365,6 +370,7 @@ async def serve(key: str | None, port: int) -> None:
     place = Path(tempfile.mkdtemp(prefix="boxlite-server"))
     runner = web.AppRunner(Server(place, key).application(), shutdown_timeout=1)
     await runner.setup()
+    burying = asyncio.ensure_future(bury_orphans())
     site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     assert site._server
@@ -372,6 +378,7 @@ async def serve(key: str | None, port: int) -> None:
     sys.stdout.flush()
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
     await runner.cleanup()
+    burying.cancel()
     shutil.rmtree(place)
 
 
@@ -381,7 +388,6 @@ def main() -> None:
     parser.add_argument("--key", help="the only one that it accepts")
     parser.add_argument("--port", type=int, default=0)
     asked = parser.parse_args()
-    assert fields(Faults)
     asyncio.run(serve(asked.key, asked.port))
 
 

@@ -11,13 +11,16 @@ processes and (without ``network``) for the network, and nothing in its environm
 test image's files are there read-only (this machine's /usr where there is no test image), all else belongs to
 the machine and can be written to. With limits, all commands share one cgroup.
 
-A machine is for one event loop. It has no kernel of its own: what only that gives can't be tested with it.
+A machine is for one event loop, in a process that runs ``bury_orphans()`` beside it: bubblewrap leaves its
+sandbox's first process for others to wait for. It has no kernel of its own: what only that gives can't be
+tested with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -33,6 +36,8 @@ from .images import tree, why_no_images
 OWN = ("root", "home", "tmp", "var", "run", "mnt", "opt", "srv", "work")  # not taken from the image
 DEVICES = ("dev", "proc", "sys")
 ROOTS_OF_HOST = ("usr", "bin", "sbin", "lib", "lib64", "etc/alternatives", "etc/ssl", "etc/ld.so.cache")
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+STARTED: set[int] = set()  # whom asyncio waits for
 
 
 class Machine:
@@ -80,6 +85,7 @@ class Machine:
                 start_new_session=True,
                 pass_fds=[told],
             )
+            STARTED.add(process.pid)
             running = Running(process)
             self._running.add(running)
             # Before it reads what to set up: what it starts then is limited, too.
@@ -140,6 +146,7 @@ class Running:
     async def wait(self) -> int:
         """The exit code; read its output meanwhile, or it may never end."""
         await self._process.wait()
+        STARTED.discard(self.pid)
         assert self.code is not None
         return self.code
 
@@ -149,15 +156,42 @@ class Running:
             return
         with contextlib.suppress(ProcessLookupError):
             if number == signal.SIGKILL:
-                self._process.kill()
+                self._stop()
+                # The sandbox's first process takes all others along; set up half, it would outlive bwrap.
+                for first in _children(self.pid):
+                    os.kill(first, number)
+                os.kill(self.pid, number)
             else:
                 for pid in self._command():
                     os.kill(pid, number)
+
+    def _stop(self) -> None:
+        """Keep bwrap from starting anything more."""
+        os.kill(self.pid, signal.SIGSTOP)
+        while _state(self.pid) not in "TZX":
+            pass
 
     def _command(self) -> Iterator[int]:
         """The command itself, below the sandbox's first process, which is below bwrap."""
         for first in _children(self.pid):
             yield from list(_children(first))[:1]
+
+
+async def bury_orphans() -> None:
+    """Wait for what bubblewrap leaves, for ever; this process becomes the parent of its orphans."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    while True:
+        for pid in list(_children(os.getpid())):
+            if pid not in STARTED and _state(pid) == "Z":
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+        await asyncio.sleep(0.05)
+
+
+def _state(pid: int) -> str:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    return "X"
 
 
 def _image() -> Iterator[str]:

@@ -1,14 +1,15 @@
 """What a box runs for each command: ``python3 -c`` of this text, for Python 3.8 or newer.
 
 It starts the command with the environment, directory and streams that it is told, passes its streams on, and
-when the command ends kills all that it left. Frames come over stdin as bytes: HEAD and what it announces. They
-go out over stdout as lines of base64, because the SDK hands out text. They are numbered: one that is lost with
-a connection is noticed. At most WINDOW bytes of a stream are under way.
+when the command ends kills all that it left. Frames come over stdin as bytes: HEAD and what it announces.
+They go out over stdout as lines of base64, for SDKs that hand out text. They are numbered: one that is lost
+with a connection is noticed. At most WINDOW bytes of a direction are under way.
 """
 
 from __future__ import annotations
 
 import binascii
+import contextlib
 import ctypes
 import json
 import os
@@ -17,7 +18,7 @@ import signal
 import struct
 import sys
 import time
-from typing import Dict, List
+from typing import Any, Dict, List, Tuple
 
 HEAD = struct.Struct("!BII")  # kind, number, bytes that follow
 COUNT = struct.Struct("!I")
@@ -85,6 +86,7 @@ class Loader:
         return self.code
 
     def handle(self, descriptor: int) -> None:
+        """Do what the descriptor is ready for."""
         if descriptor == 0:
             self.listen()
         elif descriptor == self.waker:
@@ -100,6 +102,7 @@ class Loader:
                 del self.outputs[descriptor]
 
     def listen(self) -> None:
+        """Take in what the launcher sent."""
         data = os.read(0, 1 << 16)
         self.heard = time.monotonic()
         if not data:
@@ -119,6 +122,7 @@ class Loader:
             self.obey(kind, payload)
 
     def obey(self, kind: int, payload: bytes) -> None:
+        """Do what one frame says."""
         if kind == JOB:
             self.start(json.loads(payload))
         elif kind == IN:
@@ -149,18 +153,20 @@ class Loader:
             self.close_input()
 
     def close_input(self) -> None:
+        """Let the command read the end of its input."""
         if self.input >= 0:
             os.close(self.input)
             self.input = -1
 
-    def start(self, job: Dict[str, object]) -> None:
+    def start(self, job: Dict[str, Any]) -> None:
+        """Start the command, and tell how that went."""
         streams = [os.pipe() for _ in range(3)]
         report, reported = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             try:
                 become(job, streams)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 -- whatever it is, it is told
                 os.write(reported, str(error).encode("utf-8", "surrogateescape"))
             os._exit(127)
         os.close(reported)
@@ -199,16 +205,17 @@ class Loader:
                 end_all()
 
     def kill(self) -> None:
+        """End everything; what has not been passed on is dropped."""
         self.killed = True
         end_all()
         if not self.pid:
             self.code = 128 + signal.SIGKILL
 
 
-def become(job: Dict[str, object], streams: List[object]) -> None:
+def become(job: Dict[str, Any], streams: List[Tuple[int, int]]) -> None:
     """In the child: be the command."""
     os.setsid()
-    (reader, _), (_, out), (_, err) = streams  # type: ignore[misc]
+    (reader, _), (_, out), (_, err) = streams
     os.dup2(reader if job["stdin"] else os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(out, 1)
     os.dup2(err, 2)
@@ -224,14 +231,15 @@ def become(job: Dict[str, object], streams: List[object]) -> None:
         "TMPDIR": "/tmp",
         "LANG": "C.UTF-8",
     }
-    environment.update(job["env"])  # type: ignore[call-overload]
-    words = [encoded(word) for word in job["argv"]]  # type: ignore[attr-defined]
+    environment.update(job["env"])
+    words = [encoded(word) for word in job["argv"]]
     os.chdir(encoded(job["cwd"] or places["work"]))
     os.execvpe(words[0], words, {encoded(name): encoded(value) for name, value in environment.items()})
 
 
-def encoded(text: object) -> bytes:
-    return str(text).encode("utf-8", "surrogateescape")
+def encoded(text: str) -> bytes:
+    """As the kernel takes it."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def end_all() -> None:
@@ -241,25 +249,21 @@ def end_all() -> None:
         if not living:
             return
         for pid in living:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         time.sleep(0.001)
 
 
 def descendants() -> List[int]:
+    """Every process below this one that still lives."""
     children: Dict[int, List[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            try:
-                with open("/proc/%s/stat" % name, "rb") as file:
-                    # The command's name in parentheses may hold anything.
-                    state, parent = file.read().rpartition(b")")[2].split()[:2]
-            except OSError:
-                continue
-            if state != b"Z":
-                children.setdefault(int(parent), []).append(int(name))
+            with contextlib.suppress(OSError), open("/proc/%s/stat" % name, "rb") as file:
+                # The command's name in parentheses may hold anything.
+                state, parent = file.read().rpartition(b")")[2].split()[:2]
+                if state != b"Z":
+                    children.setdefault(int(parent), []).append(int(name))
     found: List[int] = []
     waiting = [os.getpid()]
     while waiting:

@@ -1,7 +1,7 @@
 """The launcher's end of a loader: frames to it and from it, all in the thread of the loop.
 
-The SDK queues without a bound and may wait for ever for a server that is gone: what is under way is counted by
-the loader's credits, and its signs of life are listened for here.
+The SDK queues without a bound and may wait for ever for a server that is gone: what is under way is counted
+by the loader's credits, and its signs of life are listened for here.
 """
 
 from __future__ import annotations

@@ -48,12 +48,12 @@ class BoxliteBackend:
             found.calls.call(found.infos, ANSWER)
         except (BoxliteError, CommandTimeout) as error:
             raise BackendUnavailable(
-                f"BoxLite {found} does not answer as it should ({error}): look whether 'boxlite serve' runs there, "
-                "and at BOXLITE_API_KEY"
+                f"BoxLite {found} does not answer as it should ({error}): look whether 'boxlite serve' runs "
+                "there, and at BOXLITE_API_KEY"
             ) from error
 
     def open(self, spec: SandboxSpec) -> BoxliteSandbox:
-        """Start a virtual machine. Raises UnsupportedOption, BackendUnavailable, StartFailed or QuotaExceeded."""
+        """Start a machine. Raises UnsupportedOption, BackendUnavailable, StartFailed or QuotaExceeded."""
         check_options(spec, self, "boxlite")
         options = machine(spec, remote=Place.chosen().url is not None)
         found = runtime()

@@ -27,7 +27,7 @@ def of_image(image: str, error: BoxliteError) -> SandboxError:
         return UnsupportedOption(f"there is no image {image!r} ({said}): correct image=")
     if any(word in said for word in MALFORMED):
         return UnsupportedOption(
-            f"{image!r} is neither a reference of an image nor the path of an OCI layout ({said}): correct image="
+            f"{image!r} is neither a reference nor the path of an OCI layout ({said}): correct image="
         )
     return StartFailed(f"the image {image!r} can't be pulled: {said}")
 

@@ -53,7 +53,7 @@ def _remove(place: Place, names: list[str]) -> None:
     except (BackendUnavailable, BoxliteError, CommandTimeout) as error:
         where = place.url or place.home
         raise SandboxLost(
-            f"boxes {', '.join(names)} {where} can't be removed ({error}): boxlite rm --force {' '.join(names)}"
+            f"boxes can't be removed at {where} ({error}): boxlite rm --force {' '.join(names)}"
         ) from error
     finally:
         if found:

@@ -1,4 +1,4 @@
-"""Who the user is to registries of images, as Docker and Podman keep it, and which are reached without TLS."""
+"""The user's logins to registries, as Docker and Podman keep them, and registries that have no TLS."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _opening = threading.Lock()
 
 @dataclass(frozen=True)
 class Place:
-    """Where boxes are: on the server at ``url``, or in a ``home`` of this machine; None is any that is free."""
+    """Where boxes are: on the server at ``url``, or in a ``home`` of this machine, None for any."""
 
     url: str | None = None
     prefix: str | None = None
@@ -66,8 +66,8 @@ class Runtime:
         except UnsupportedError as error:
             self.close()
             raise BackendUnavailable(
-                f"BoxLite can't run virtual machines here ({error}): look at 'ls -l /dev/kvm', use a server with "
-                f"{URLS[0]}, or choose another backend"
+                f"BoxLite can't run virtual machines here ({error}): look at 'ls -l /dev/kvm', name a server "
+                f"in {URLS[0]}, or choose another backend"
             ) from error
         except (BoxliteError, CommandTimeout) as error:
             self.close()

@@ -86,7 +86,7 @@ class BoxliteSandbox:
                 self._runtime.remove(self.id)
             except (BoxliteError, CommandTimeout) as error:
                 raise SandboxLost(
-                    f"the box {self.id} {self._runtime} can't be removed ({error}): boxlite rm --force {self.id}"
+                    f"the box {self._runtime} can't be removed ({error}): boxlite rm --force {self.id}"
                 ) from error
             finally:
                 self._closed = True

@@ -42,15 +42,12 @@ def take(directory: Path) -> Slot:
     """The first home that nobody has, made when all are taken. Raises BackendUnavailable."""
     try:
         _private(directory)
-        for number in itertools.count():
-            slot = take_home(directory / str(number))
-            if slot:
-                return slot
+        homes = (take_home(directory / str(number)) for number in itertools.count())
+        return next(home for home in homes if home)
     except OSError as error:
         raise BackendUnavailable(
             f"BoxLite's homes can't be in {directory}: {error}; set {SETTING}"
         ) from error
-    raise AssertionError("there are always more numbers")
 
 
 def take_home(home: Path) -> Slot | None:
