@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import subprocess
 import sys
 import urllib.request
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-KEY = "a-key-of-the-tests"
+KEY = f"a-key-of-the-tests-{secrets.token_hex(8)}"
 
 
 @dataclass

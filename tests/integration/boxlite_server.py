@@ -36,7 +36,7 @@ ENVIRONMENT = {"PATH": PATH, "OF_THE_IMAGE": "1"}  # the test image's
 class Faults:
     """What goes wrong: each is off unless set.
 
-    ``drop_after`` bytes of output a connection is cut, ``boot`` is why no box starts, ``frame`` is the longest
+    After ``drop_after`` bytes of output a connection is cut. ``boot`` is why no box starts, ``frame`` the longest
     frame of output in bytes, ``delay`` is seconds between two frames, ``full`` refuses another box.
     """
 
@@ -57,7 +57,7 @@ class Refused(Exception):
 
 @dataclass
 class Execution:
-    """A command; what it writes before it is attached to is kept, later between two it is lost."""
+    """A command, whose output is kept until it is attached to, and from then on never."""
 
     running: Running
     attached: web.WebSocketResponse | None = None
@@ -90,6 +90,7 @@ class Box:
             "cpus": self.options.get("cpus") or 1,
             "memory_mib": self.options.get("memory_mib") or 1024,
             "labels": {},
+            "options": self.options,  # the original does not tell
         }
 
 
@@ -235,6 +236,8 @@ class Server:
         try:
             await self._receive(channel, execution.running)
         finally:
+            if execution.drained.is_set():
+                await told  # a connection closed with something unread in it takes back what was sent last
             told.cancel()
             execution.attached = None
         return channel

@@ -23,7 +23,7 @@ from typing import Any, Dict, List, Tuple
 HEAD = struct.Struct("!BII")  # kind, number, bytes that follow
 COUNT = struct.Struct("!I")
 JOB, IN, END_IN, KILL, TAKEN, STAY = range(1, 7)  # to the loader
-STARTED, FAILED, OUT, ERR, GIVEN, ALIVE, LOST = range(1, 8)  # from it
+STARTED, FAILED, OUT, ERR, GIVEN, ALIVE, LOST, LAST = range(1, 9)  # from it
 WINDOW = 1 << 20  # bytes
 CHUNK = 48 * 1024  # bytes: 64 KiB of base64
 BEAT = 5.0  # seconds between signs of life
@@ -83,6 +83,7 @@ class Loader:
                 self.tell(ALIVE)
             if now - self.heard >= ORPHANED:
                 self.kill()
+        self.tell(LAST)
         return self.code
 
     def handle(self, descriptor: int) -> None:

@@ -17,7 +17,7 @@ from boxlite import BoxliteError
 
 from ...errors import SandboxLost
 from ...guest import exec_loader
-from ...guest.exec_loader import HEAD, LOST, STAY
+from ...guest.exec_loader import HEAD, LAST, LOST, STAY
 
 PYTHON = "python3"  # of the image
 PROGRAM = Path(exec_loader.__file__).read_text(encoding="utf-8")
@@ -25,6 +25,7 @@ FOREVER = 365 * 86400.0  # seconds; without any the SDK chooses
 STAY_EVERY = 60.0  # seconds
 QUIET = 15.0  # seconds, three of the loader's beats: then the runtime is asked
 LONGEST_QUIET = 60.0
+KILLED = 137  # 128 and SIGKILL: the loader, for lack of memory
 ANSWER = 10.0  # seconds for it
 ERRORS_KEPT = 4096  # characters
 
@@ -49,6 +50,7 @@ class Attachment:
         self._sent = self._received = 0
         self._heard = 0.0
         self._errors = ""
+        self._complete = False
         self._execution: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._ended = False
@@ -120,6 +122,7 @@ class Attachment:
         self._received += 1
         if number != self._received or len(frame) != HEAD.size + length or kind == LOST:
             raise SandboxLost("the connection to the box broke, and what was on its way is lost")
+        self._complete = kind == LAST
         self._on_frame(kind, frame[HEAD.size :])
 
     async def _outcome(self) -> int | SandboxLost:
@@ -129,8 +132,11 @@ class Attachment:
         if self._received == 0:
             said = self._errors.strip() or f"it ended with {result.exit_code}"
             return SandboxLost(f"{PYTHON} of the image does not run: {said}")
-        code = int(result.exit_code)
-        return code if code >= 0 else 128 - code
+        code = int(result.exit_code) if result.exit_code >= 0 else 128 - int(result.exit_code)
+        # The SDK asks how it ended when the connection breaks, and takes what it has for all of its output.
+        if not self._complete and code != KILLED:
+            return SandboxLost("the connection to the box broke before the command's last output")
+        return code
 
     async def _read_errors(self) -> None:
         with contextlib.suppress(BoxliteError):

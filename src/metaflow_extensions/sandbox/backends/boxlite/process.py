@@ -14,13 +14,12 @@ from ...errors import CommandTimeout, SandboxLost, StartFailed, UnsupportedOptio
 from ...guest.exec_loader import COUNT, END_IN, ERR, FAILED, GIVEN, IN, JOB, KILL, OUT, STARTED, TAKEN, WINDOW
 from ..async_calls import AsyncCalls
 from ..interface import Command, Output, Stream
-from .attachment import Attachment
+from .attachment import KILLED, Attachment
 
 CHUNK = 64 * 1024  # bytes
 TAKEN_AFTER = WINDOW // 4  # bytes
 START = 60.0  # seconds for the loader to start the command
 KILLING = 10.0  # seconds for the loader to kill it
-KILLED = 137
 STREAMS = {OUT: Stream.STDOUT, ERR: Stream.STDERR}
 
 
