@@ -36,8 +36,8 @@ ENVIRONMENT = {"PATH": PATH, "OF_THE_IMAGE": "1"}  # the test image's
 class Faults:
     """What goes wrong: each is off unless set.
 
-    After ``drop_after`` bytes of output a connection is cut. ``boot`` is why no box starts, ``frame`` the longest
-    frame of output in bytes, ``delay`` is seconds between two frames, ``full`` refuses another box.
+    After ``drop_after`` bytes of output a connection is cut. ``boot`` is why no box starts, ``frame`` the
+    longest frame of output in bytes, ``delay`` is seconds between two frames, ``full`` refuses another box.
     """
 
     drop_after: int = 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from boxlite import BoxliteError, ResourceExhaustedError
+from boxlite import BoxliteError, ImageError, ResourceExhaustedError, StorageError
 
 from ...errors import QuotaExceeded, SandboxError, StartFailed, UnsupportedOption
 
-DENIED = ("[UNAUTHORIZED]", "[DENIED]", "Authentication failure", "Not authorized", "401", "403")
+DENIED = ("[UNAUTHORIZED]", "[DENIED]", "Authentication failure", "Not authorized", "code: 401", "code: 403")
 UNKNOWN = ("[MANIFEST_UNKNOWN]", "[NAME_UNKNOWN]", "[NOT_FOUND]", "Image manifest not found")
 MALFORMED = ("invalid image reference", "oci-layout file", "index.json")
 LOGS = ("shim.stderr", "logs/console.log")
@@ -36,7 +36,7 @@ def of_start(image: str, error: BoxliteError, directory: Path | None, home: Path
     """A box that does not start; ``directory`` is its own, ``home`` the runtime's, None on a server."""
     if isinstance(error, ResourceExhaustedError):
         return QuotaExceeded(f"BoxLite has no room for another box: {error}")
-    if "image" in str(error).lower():
+    if isinstance(error, ImageError) or (isinstance(error, StorageError) and "image" in str(error).lower()):
         return of_image(image, error)
     said = f" Its logs say: {words}" if directory and (words := last_words(directory)) else ""
     where = f"; the runtime's own are in {home / 'logs'}" if home else ""
