@@ -74,6 +74,11 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         None,
         "containers of pybox, as root; installed from its repository",
     ),
+    "boxlite": BuiltIn(
+        "metaflow_extensions.sandbox.backends.boxlite.backend:BoxliteBackend",
+        "boxlite",
+        "virtual machines of BoxLite, on this machine or on a server",
+    ),
     "metalbox": BuiltIn(
         "metaflow_extensions.sandbox.backends.metalbox.backend:MetalboxBackend",
         "metalbox",

@@ -7,6 +7,7 @@ import os
 STEP_DECORATORS_DESC = [
     ("sandbox", ".sandbox_decorator.SandboxDecorator"),
     ("bubblewrap", ".aliases.BubblewrapDecorator"),
+    ("boxlite", ".aliases.BoxliteDecorator"),
     ("docker", ".aliases.DockerDecorator"),
     ("podman", ".aliases.PodmanDecorator"),
     ("nitrobox", ".aliases.NitroboxDecorator"),

@@ -12,6 +12,11 @@ class BubblewrapDecorator(SandboxDecorator):  # noqa: D101 -- made from the othe
     name = backend_name = "bubblewrap"
 
 
+class BoxliteDecorator(SandboxDecorator):  # noqa: D101
+    __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away virtual machine of BoxLite")
+    name = backend_name = "boxlite"
+
+
 class DockerDecorator(SandboxDecorator):  # noqa: D101
     __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away Docker container")
     name = backend_name = "docker"

@@ -1,0 +1,280 @@
+"""What a box runs for each command: ``python3 -c`` of this text, for Python 3.8 or newer.
+
+It starts the command with the environment, directory and streams that it is told, passes its streams on, and
+when the command ends kills all that it left. Frames come over stdin as bytes: HEAD and what it announces.
+They go out over stdout as lines of base64, for SDKs that hand out text. They are numbered: one that is lost
+with a connection is noticed. At most WINDOW bytes of a direction are under way.
+"""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import struct
+import sys
+import time
+from typing import Any, Dict, List, Tuple
+
+HEAD = struct.Struct("!BII")  # kind, number, bytes that follow
+COUNT = struct.Struct("!I")
+JOB, IN, END_IN, KILL, TAKEN, STAY = range(1, 7)  # to the loader
+STARTED, FAILED, OUT, ERR, GIVEN, ALIVE, LOST, LAST = range(1, 9)  # from it
+WINDOW = 1 << 20  # bytes
+CHUNK = 48 * 1024  # bytes: 64 KiB of base64
+BEAT = 5.0  # seconds between signs of life
+ORPHANED = 300.0  # seconds without one from the launcher
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PLACE = "/run/metaflow-sandbox-box"
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+class Loader:
+    """One command."""
+
+    def __init__(self) -> None:
+        self.sent = self.received = 0
+        self.buffer = bytearray()
+        self.pid = 0
+        self.code = -1
+        self.credit = WINDOW
+        self.killed = False
+        self.input = -1  # the writing end of the command's stdin
+        self.pending = bytearray()
+        self.end_input = False
+        self.outputs: Dict[int, int] = {}
+        self.heard = self.told = time.monotonic()
+        # Children of what ends become this process's, so that none gets out of sight.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self.waker, wakened = os.pipe()
+        os.set_blocking(self.waker, False)
+        os.set_blocking(wakened, False)
+        signal.set_wakeup_fd(wakened, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+
+    def tell(self, kind: int, payload: bytes = b"") -> None:
+        """One frame to the launcher, whole."""
+        self.sent += 1
+        self.told = time.monotonic()
+        view = memoryview(binascii.b2a_base64(HEAD.pack(kind, self.sent, len(payload)) + payload))
+        while view:
+            view = view[os.write(1, view) :]
+
+    def run(self) -> int:
+        """Carry on until the command has ended; its exit code, 128 + n when a signal ended it."""
+        self.tell(ALIVE)
+        while self.code < 0 or (self.outputs and not self.killed):
+            poll = select.poll()
+            poll.register(0, select.POLLIN)
+            poll.register(self.waker, select.POLLIN)
+            if self.input >= 0 and self.pending:
+                poll.register(self.input, select.POLLOUT)
+            for descriptor in self.outputs if self.credit > 0 else ():
+                poll.register(descriptor, select.POLLIN)
+            for descriptor, _ in poll.poll(BEAT * 1000):
+                self.handle(descriptor)
+            self.bury()
+            now = time.monotonic()
+            if now - self.told >= BEAT:
+                self.tell(ALIVE)
+            if now - self.heard >= ORPHANED:
+                self.kill()
+        self.tell(LAST)
+        return self.code
+
+    def handle(self, descriptor: int) -> None:
+        """Do what the descriptor is ready for."""
+        if descriptor == 0:
+            self.listen()
+        elif descriptor == self.waker:
+            os.read(self.waker, 4096)
+        elif descriptor == self.input:
+            self.feed()
+        elif descriptor in self.outputs and self.credit > 0:
+            data = os.read(descriptor, min(CHUNK, self.credit))
+            if data:
+                self.credit -= len(data)
+                self.tell(self.outputs[descriptor], data)
+            else:
+                del self.outputs[descriptor]
+
+    def listen(self) -> None:
+        """Take in what the launcher sent."""
+        data = os.read(0, 1 << 16)
+        self.heard = time.monotonic()
+        if not data:
+            self.kill()  # nobody is there any more
+        self.buffer += data
+        while len(self.buffer) >= HEAD.size:
+            kind, number, length = HEAD.unpack_from(self.buffer)
+            if len(self.buffer) < HEAD.size + length:
+                return
+            payload = bytes(self.buffer[HEAD.size : HEAD.size + length])
+            del self.buffer[: HEAD.size + length]
+            self.received += 1
+            if number != self.received:
+                self.tell(LOST)
+                self.kill()
+                return
+            self.obey(kind, payload)
+
+    def obey(self, kind: int, payload: bytes) -> None:
+        """Do what one frame says."""
+        if kind == JOB:
+            self.start(json.loads(payload))
+        elif kind == IN:
+            self.pending += payload
+            self.feed()
+        elif kind == END_IN:
+            self.end_input = True
+            self.feed()
+        elif kind == TAKEN:
+            self.credit += COUNT.unpack(payload)[0]
+        elif kind == KILL:
+            self.kill()
+
+    def feed(self) -> None:
+        """Pass on what came for the command's stdin, as much as it takes."""
+        taken = len(self.pending)
+        try:
+            if self.input >= 0 and self.pending:
+                taken = os.write(self.input, self.pending)
+        except BlockingIOError:
+            return
+        except OSError:  # it reads no more
+            self.close_input()
+        if taken:
+            del self.pending[:taken]
+            self.tell(GIVEN, COUNT.pack(taken))
+        if self.end_input and not self.pending:
+            self.close_input()
+
+    def close_input(self) -> None:
+        """Let the command read the end of its input."""
+        if self.input >= 0:
+            os.close(self.input)
+            self.input = -1
+
+    def start(self, job: Dict[str, Any]) -> None:
+        """Start the command, and tell how that went."""
+        streams = [os.pipe() for _ in range(3)]
+        report, reported = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                become(job, streams)
+            except BaseException as error:  # noqa: BLE001 -- whatever it is, it is told
+                os.write(reported, str(error).encode("utf-8", "surrogateescape"))
+            os._exit(127)
+        os.close(reported)
+        (nothing, self.input), (out, _), (err, _) = streams
+        for descriptor in (nothing, streams[1][1], streams[2][1]):
+            os.close(descriptor)
+        reason = b""
+        while True:
+            chunk = os.read(report, 4096)
+            if not chunk:
+                break
+            reason += chunk
+        os.close(report)
+        if reason:
+            self.tell(FAILED, reason)
+            return
+        os.set_blocking(self.input, False)
+        if not job["stdin"]:
+            self.close_input()
+        self.outputs = {out: OUT, err: ERR}
+        self.tell(STARTED)
+
+    def bury(self) -> None:
+        """Wait for whatever has ended; the command's own end is its descendants'."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid == self.pid:
+                signalled = os.WIFSIGNALED(status)
+                self.code = 128 + os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
+                self.close_input()
+                end_all()
+
+    def kill(self) -> None:
+        """End everything; what has not been passed on is dropped."""
+        self.killed = True
+        end_all()
+        if not self.pid:
+            self.code = 128 + signal.SIGKILL
+
+
+def become(job: Dict[str, Any], streams: List[Tuple[int, int]]) -> None:
+    """In the child: be the command."""
+    os.setsid()
+    (reader, _), (_, out), (_, err) = streams
+    os.dup2(reader if job["stdin"] else os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    places = {name: os.path.join(PLACE, name) for name in ("work", "home")}
+    for place in places.values():
+        os.makedirs(place, exist_ok=True)
+    environment = {
+        "PATH": os.environ.get("PATH") or PATH,
+        "HOME": places["home"],
+        "TMPDIR": "/tmp",
+        "LANG": "C.UTF-8",
+    }
+    environment.update(job["env"])
+    words = [encoded(word) for word in job["argv"]]
+    os.chdir(encoded(job["cwd"] or places["work"]))
+    os.execvpe(words[0], words, {encoded(name): encoded(value) for name, value in environment.items()})
+
+
+def encoded(text: str) -> bytes:
+    """As the kernel takes it."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def end_all() -> None:
+    """Kill all that descends from this process, again and again until nothing does."""
+    while True:
+        living = descendants()
+        if not living:
+            return
+        for pid in living:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
+
+
+def descendants() -> List[int]:
+    """Every process below this one that still lives."""
+    children: Dict[int, List[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open("/proc/%s/stat" % name, "rb") as file:
+                # The command's name in parentheses may hold anything.
+                state, parent = file.read().rpartition(b")")[2].split()[:2]
+                if state != b"Z":
+                    children.setdefault(int(parent), []).append(int(name))
+    found: List[int] = []
+    waiting = [os.getpid()]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+if __name__ == "__main__":
+    code = Loader().run()
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,73 @@
+"""The shipped contract, kept by the boxlite backend: over a stand-in for its server, and where KVM boots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from metaflow_extensions.sandbox.backends.interface import Feature, SandboxSpec
+from metaflow_extensions.sandbox.testing.contract import BackendContract
+from metaflow_extensions.sandbox.testing.parts import leaks
+
+from .boxlite import BoxliteServer, boxlite_server
+from .images import cache, layout
+from .kvm import why_no_machines
+
+boxlite = pytest.importorskip("boxlite", reason="the SDK is missing: pip install boxlite")
+
+from metaflow_extensions.sandbox.backends.boxlite.backend import BoxliteBackend  # noqa: E402
+
+KNOWN = {
+    "test_cpu_is_limited": "a virtual machine has whole cores: 0.5 is refused",
+    "test_disk_is_limited_wherever_it_is_writable": "BoxLite's disks are whole GiB: 32 MiB are refused",
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[BoxliteServer]:
+    """For all tests."""
+    with boxlite_server() as running:
+        yield running
+
+
+class BoxliteContract(BackendContract):
+    """Wherever the boxes are."""
+
+    never = frozenset(set(Feature) - BoxliteBackend.features)
+    keeps = ("metaflow-sandbox", "metaflow-sandbox/boxlite")
+    # The SDK keeps its threads and what wakes them.
+    watched = leaks.WATCHED - {"descriptors", "threads"}
+    known_failures = KNOWN
+
+
+class TestBoxliteServer(BoxliteContract):
+    """On a server."""
+
+    @pytest.fixture
+    def backend(self, server: BoxliteServer, monkeypatch: pytest.MonkeyPatch) -> BoxliteBackend:
+        for name, value in server.settings.items():
+            monkeypatch.setenv(name, value)
+        return BoxliteBackend()
+
+
+@pytest.mark.kvm
+class TestBoxliteMachines(BoxliteContract):
+    """In virtual machines of this machine."""
+
+    patience = 180.0
+
+    @pytest.fixture
+    def backend(self, monkeypatch: pytest.MonkeyPatch) -> BoxliteBackend:
+        reason = why_no_machines()
+        if reason:
+            pytest.xfail(reason)
+        for name in ("BOXLITE_URL", "BOXLITE_REST_URL"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("METAFLOW_SANDBOX_BOXLITE_HOME", str(cache() / "boxlite"))
+        return BoxliteBackend()
+
+    def make_spec(self, **changes: Any) -> SandboxSpec:
+        """A small machine with the test image."""
+        return super().make_spec(**{"image": str(layout()), **changes})
