@@ -7,6 +7,7 @@ backend can be used, with the environment that leads to it.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,28 @@ def metalbox(directory: Path, _request: pytest.FixtureRequest) -> Iterator[Varia
     yield settings(directory)
 
 
+def layout_for_machines() -> str | None:
+    """An OCI layout for real machines; the stand-in takes any image for granted."""
+    from .images import layout
+    from .kvm import SETTING
+
+    return str(layout()) if os.environ.get(SETTING) == "yes" else None
+
+
+@contextlib.contextmanager
+def boxlite(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Variables]:
+    """A stand-in for its server, or with METAFLOW_SANDBOX_TESTS_KVM=yes real machines."""
+    from .boxlite import boxlite_server
+
+    if layout_for_machines():
+        yield {}
+        return
+    with boxlite_server() as server:
+        yield server.settings
+
+
 SUITES = {
+    "boxlite": Suite(layout_for_machines, boxlite),
     "docker": Suite(lambda: "localhost/metaflow-sandbox-test", engine),
     "podman": Suite(lambda: "localhost/metaflow-sandbox-test", engine),
     "nitrobox": Suite(made_tree, nothing),

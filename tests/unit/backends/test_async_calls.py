@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import threading
 
 import pytest
 
-from metaflow_extensions.sandbox.backends.async_calls import loop
+from metaflow_extensions.sandbox.backends.async_calls import loop, settle
 from metaflow_extensions.sandbox.errors import BackendUnavailable, CommandTimeout
 
 
@@ -111,3 +112,16 @@ def test_calls_of_soon_keep_their_order() -> None:
         loop().soon(seen.append, number)
     loop().call(double(0), 30)
     assert seen == list(range(100))
+
+
+def test_settling_waits_for_whoever_is_at_work() -> None:
+    """A thread of an SDK that passes something on to an interpreter that ends aborts it."""
+    done = threading.Event()
+
+    def work() -> None:
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 1_500_000)  # without the interpreter's lock, as an SDK's
+        done.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    settle()
+    assert done.is_set()

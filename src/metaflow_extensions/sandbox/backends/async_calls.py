@@ -4,21 +4,28 @@
     answer = calls.call(sdk.ask(), deadline=30)     # from any thread but the loop's
     task = calls.start(watch())                     # goes on by itself
 
-Such SDKs run threads of their own, which a fork does not copy: what was started before it hangs after it.
+Such SDKs run threads of their own. A fork does not copy them: what was started before it hangs after it. And one
+that comes to pass something on while the interpreter ends aborts it, whatever its exit code was to be.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import BackendUnavailable, CommandTimeout
 
 T = TypeVar("T")
+SETTLED = 0.05  # seconds in which no thread did anything
+LONGEST = 5.0  # seconds; from then on an abort is risked
+TASKS = Path("/proc/self/task")
 _making = threading.Lock()
 _of_process: AsyncCalls | None = None
 
@@ -32,6 +39,8 @@ class AsyncCalls:
         # A daemon: what an SDK never answers must not keep the interpreter from ending.
         self._thread = threading.Thread(target=self._loop.run_forever, name="async-calls", daemon=True)
         self._thread.start()
+        # Runs after the handlers that are registered later, such as those that close what uses the loop.
+        atexit.register(settle)
 
     def call(self, awaited: Awaitable[T] | Callable[[], Awaitable[T]], deadline: float) -> T:
         """What it returns or raises. Raises CommandTimeout after ``deadline`` seconds, and cancels it.
@@ -71,6 +80,37 @@ def loop() -> AsyncCalls:
         if _of_process is None:
             _of_process = AsyncCalls()
         return _of_process
+
+
+def settle() -> None:
+    """Wait until every other thread of this process is idle; for as long as they usually take where none shows."""
+    if not TASKS.is_dir():
+        time.sleep(4 * SETTLED)
+        return
+    deadline = time.monotonic() + LONGEST
+    before = None
+    while time.monotonic() < deadline:
+        now = _work()
+        if now is not None and now == before:
+            return
+        before = now
+        time.sleep(SETTLED)
+
+
+def _work() -> dict[str, tuple[bytes, ...]] | None:
+    """What each other thread has worked so far, None while one is at work."""
+    found = {}
+    for task in TASKS.iterdir():
+        if task.name == str(threading.get_native_id()):
+            continue
+        try:
+            fields = (task / "stat").read_bytes().rpartition(b")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        if fields[0] == b"R":
+            return None
+        found[task.name] = (fields[11], fields[12])
+    return found
 
 
 def _awaiting(awaited: Awaitable[T] | Callable[[], Awaitable[T]]) -> Coroutine[Any, Any, T]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from boxlite import BoxliteError
 
-from ...errors import BackendUnavailable, CommandTimeout
+from ...errors import BackendUnavailable, CommandTimeout, StartFailed
 from ..interface import Feature, Isolation, SandboxInfo, SandboxSpec
 from ..local_state import LocalState
 from ..options import check_options
@@ -69,8 +69,10 @@ class BoxliteBackend:
             remember(state, Place(found.url, found.prefix, found.home))
             box, pid = boot.boot(found, options, sandbox_id)
             return BoxliteSandbox(found, box, spec, state, guard, pid)
-        except BaseException:
-            boot.undo(found, base, sandbox_id)
+        except BaseException as error:
+            left = boot.undo(found, base, sandbox_id)
+            if left:
+                raise StartFailed(f"{error}; {left}") from error
             guard.forget(sandbox_id)
             raise
 

@@ -35,18 +35,19 @@ def boot(found: Runtime, options: BoxOptions, name: str) -> tuple[Any, int | Non
     return box, info.state.pid
 
 
-def undo(found: Runtime, base: Path, name: str) -> None:
-    """Remove what a box that failed to start keeps: its row, its directory, and what is remembered here."""
+def undo(found: Runtime, base: Path, name: str) -> str | None:
+    """Remove what a box that failed to start keeps: its row, its directory, and what is remembered here.
+
+    Why that failed, None when it did not.
+    """
+    state = LocalState.find(base, name)
+    if state:
+        state.destroy()
     try:
         found.remove(name)
     except (BoxliteError, CommandTimeout) as error:
-        raise StartFailed(
-            f"the box {name} {found} can't be removed ({error}): boxlite rm --force {name}"
-        ) from error
-    finally:
-        state = LocalState.find(base, name)
-        if state:
-            state.destroy()
+        return f"the box {name} {found} can't be removed ({error}): boxlite rm --force {name}"
+    return None
 
 
 def pull(found: Runtime, image: str, tell: Callable[[str], None]) -> None:

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,6 @@ PREFIX = "BOXLITE_REST_PATH_PREFIX"
 SPACE = 1024  # MiB: an image and its disk
 ANSWER = 10.0  # seconds for small questions
 REMOVAL = 60.0  # seconds
-SETTLE = 0.2  # seconds that the SDK's threads need before the interpreter ends
 _opening = threading.Lock()
 
 
@@ -136,10 +134,9 @@ def _runtime(place: Place, _base: Path, _key: str | None, _pid: int) -> Runtime:
 
 
 def _at_exit(found: Runtime) -> None:
-    """Without this the SDK's threads may abort the interpreter, whatever its exit code was to be."""
+    """Let the SDK's threads go before the loop waits for them."""
     with contextlib.suppress(BoxliteError):
         found.close()
-    time.sleep(SETTLE)
 
 
 def _slot(home: Path | None) -> slots.Slot:

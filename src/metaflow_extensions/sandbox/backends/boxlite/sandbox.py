@@ -12,6 +12,7 @@ from boxlite import BoxliteError
 
 from ...errors import CommandTimeout, SandboxLost, StartFailed
 from ..interface import Command, SandboxSpec
+from ..lifetime import Lifetime
 from ..local_state import LocalState
 from ..warden import Warden
 from . import files
@@ -34,27 +35,25 @@ class BoxliteSandbox:
         self.id = state.id
         self._runtime = runtime
         self._box = box
-        self._spec = spec
         self._state = state
         self._warden = warden
         self._processes: list[BoxliteProcess] = []
         self._changing = threading.Lock()
-        self._closed = False
-        self._expired = False
         if pid and runtime.home and sys.platform.startswith("linux"):
             state.record(pid)
-        self._timer = threading.Timer(spec.lifetime, self._expire) if spec.lifetime else None
-        if self._timer:
-            self._timer.daemon = True
-            self._timer.start()
+        self._lifetime = Lifetime(state, spec.lifetime, self._expire)
 
     def start(self, command: Command) -> BoxliteProcess:
         """Start a command. Raises StartFailed, or SandboxLost after the end."""
         check(command)
         with self._changing:
-            self._ensure_open()
+            self._lifetime.check()
             process = BoxliteProcess(
-                self._runtime.calls, self._box, stdin=command.stdin, alive=self._alive, lost=self._why_lost
+                self._runtime.calls,
+                self._box,
+                stdin=command.stdin,
+                alive=self._alive,
+                lost=self._lifetime.why_lost,
             )
             self._processes.append(process)
         process.begin(command)
@@ -62,21 +61,19 @@ class BoxliteSandbox:
 
     def put(self, source: Path, target: PurePosixPath) -> None:
         """Copy a file in, readable by everyone there."""
-        self._ensure_open()
+        self._lifetime.check()
         files.put(self.start, source, target)
 
     def get(self, source: PurePosixPath, target: Path) -> None:
         """Copy a regular file out. Raises FileNotFoundError, or PermissionError for a link."""
-        self._ensure_open()
+        self._lifetime.check()
         files.get(self.start, source, target)
 
     def close(self) -> None:
         """Remove the box and every trace; idempotent. Raises SandboxLost when BoxLite does not remove it."""
         with self._changing:
-            if self._closed:
+            if self._lifetime.close():
                 return
-            if self._timer:
-                self._timer.cancel()
             for process in self._processes:
                 process.lose(f"sandbox {self.id} was closed")
             # The SDK's home stays locked while there is a handle.
@@ -89,7 +86,6 @@ class BoxliteSandbox:
                     f"the box {self._runtime} can't be removed ({error}): boxlite rm --force {self.id}"
                 ) from error
             finally:
-                self._closed = True
                 self._state.destroy()
                 self._warden.forget(self.id)
 
@@ -100,20 +96,9 @@ class BoxliteSandbox:
     async def _alive(self) -> bool:
         return await self._runtime.runs(self.id)
 
-    def _ensure_open(self) -> None:
-        reason = self._why_lost()
-        if self._closed or reason:
-            raise SandboxLost(reason or f"sandbox {self.id} was closed: open a new one")
-
-    def _why_lost(self) -> str | None:
-        if self._expired:
-            return f"sandbox {self.id} passed its lifetime of {self._spec.lifetime} s: ask for a longer one"
-        return None if self._state.exists() else f"sandbox {self.id} was destroyed: open a new one"
-
     def _expire(self) -> None:
-        self._expired = True
         for process in list(self._processes):
-            process.lose(self._why_lost() or "")
+            process.lose(self._lifetime.why_lost() or "")
 
 
 def check(command: Command) -> None:
