@@ -4,8 +4,8 @@
     answer = calls.call(sdk.ask(), deadline=30)     # from any thread but the loop's
     task = calls.start(watch())                     # goes on by itself
 
-Such SDKs run threads of their own. A fork does not copy them: what was started before it hangs after it. And one
-that comes to pass something on while the interpreter ends aborts it, whatever its exit code was to be.
+Such SDKs run threads of their own. A fork does not copy them: what was started before it hangs after it. And
+one that has something to pass on while the interpreter ends aborts it, whatever its exit code was to be.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def loop() -> AsyncCalls:
 
 
 def settle() -> None:
-    """Wait until every other thread of this process is idle; for as long as they usually take where none shows."""
+    """Wait until every other thread of this process is idle, or where that can't be seen, a little."""
     if not TASKS.is_dir():
         time.sleep(4 * SETTLED)
         return
@@ -97,7 +97,7 @@ def settle() -> None:
         time.sleep(SETTLED)
 
 
-def _work() -> dict[str, tuple[bytes, ...]] | None:
+def _work() -> dict[str, tuple[bytes, bytes]] | None:
     """What each other thread has worked so far, None while one is at work."""
     found = {}
     for task in TASKS.iterdir():
