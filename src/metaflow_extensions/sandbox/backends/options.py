@@ -33,6 +33,14 @@ def check_options(spec: SandboxSpec, backend: Backend, name: str) -> None:
         )
 
 
+def refuse_backend_options(spec: SandboxSpec, name: str) -> None:
+    """Raise UnsupportedOption where a backend that has no options of its own is given some."""
+    if spec.options:
+        raise UnsupportedOption(
+            f"the {name} backend has no options {sorted(spec.options)}: leave out backend_options"
+        )
+
+
 def require_isolation(backend: Backend, name: str, wanted: str | None) -> None:
     """Raise UnsupportedOption when the backend's wall is weaker than wanted: process, container or vm."""
     if wanted is None:
