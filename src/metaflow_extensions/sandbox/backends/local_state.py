@@ -72,9 +72,14 @@ class LocalState:
     @classmethod
     def unused_id(cls, base: Path) -> str:
         """An id like ``sbx-1a2b3c4d`` that no sandbox below the base directory has."""
-        while (base / (sandbox_id := f"sbx-{os.urandom(4).hex()}")).exists():
+        while (base / (sandbox_id := cls.random_id())).exists():
             pass
         return sandbox_id
+
+    @staticmethod
+    def random_id() -> str:
+        """An id like ``sbx-1a2b3c4d``."""
+        return f"sbx-{os.urandom(4).hex()}"
 
     @staticmethod
     def is_id(sandbox_id: str) -> bool:

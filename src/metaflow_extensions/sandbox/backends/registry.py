@@ -84,6 +84,11 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         "metalbox",
         "macOS processes with Metal, in Apple's sandbox profile",
     ),
+    "microsandbox": BuiltIn(
+        "metaflow_extensions.sandbox.backends.microsandbox.backend:MicrosandboxBackend",
+        "microsandbox",
+        "virtual machines on this machine or of a microsandbox cloud",
+    ),
 }
 
 

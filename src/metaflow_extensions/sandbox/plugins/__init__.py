@@ -13,6 +13,7 @@ STEP_DECORATORS_DESC = [
     ("nitrobox", ".aliases.NitroboxDecorator"),
     ("pybox", ".aliases.PyboxDecorator"),
     ("metalbox", ".aliases.MetalboxDecorator"),
+    ("microsandbox", ".aliases.MicrosandboxDecorator"),
 ]
 
 if os.environ.get("METAFLOW_SANDBOX_GUEST"):

@@ -40,3 +40,8 @@ class PyboxDecorator(SandboxDecorator):  # noqa: D101
 class MetalboxDecorator(SandboxDecorator):  # noqa: D101
     __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away MetalBox service (macOS)")
     name = backend_name = "metalbox"
+
+
+class MicrosandboxDecorator(SandboxDecorator):  # noqa: D101
+    __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away microsandbox virtual machine")
+    name = backend_name = "microsandbox"

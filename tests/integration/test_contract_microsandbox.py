@@ -1,0 +1,48 @@
+"""The shipped contract, kept by the microsandbox backend: over a stand-in of its cloud, and on real machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from metaflow_extensions.sandbox.backends.interface import Feature, SandboxSpec
+from metaflow_extensions.sandbox.testing.contract import BackendContract
+
+pytest.importorskip("microsandbox", reason="the SDK is not installed: pip install microsandbox")
+
+from metaflow_extensions.sandbox.backends.microsandbox.backend import MicrosandboxBackend
+
+from .microsandboxes import StandIn, stand_in
+
+
+class Contract(BackendContract):
+    """What holds for both."""
+
+    never = frozenset(set(Feature) - MicrosandboxBackend.features)
+    cores = 1
+    # The SDK's own threads and connections stay.
+    watched = frozenset({"processes", "mounts", "files"})
+
+
+class TestMicrosandbox(Contract):
+    """Over the stand-in."""
+
+    known_failures = {  # noqa: RUF012 -- as in the base
+        "test_disk_is_limited_wherever_it_is_writable": "a machine of the stand-in is a directory of the host's disk"
+    }
+
+    @pytest.fixture(scope="class")
+    def cloud(self) -> Iterator[StandIn]:
+        with stand_in() as running:
+            yield running
+
+    @pytest.fixture
+    def backend(self, cloud: StandIn, monkeypatch: pytest.MonkeyPatch) -> MicrosandboxBackend:
+        for name, value in cloud.settings.items():
+            monkeypatch.setenv(name, value)
+        return MicrosandboxBackend()
+
+    def make_spec(self, **changes: Any) -> SandboxSpec:
+        return super().make_spec(**{"image": StandIn.image, **changes})
