@@ -1,4 +1,4 @@
-"""A stand-in for microsandbox's cloud: its REST API and its agent's WebSocket, before commands that really run.
+"""A stand-in for microsandbox's cloud: its REST API, its agent's WebSocket, and commands that really run.
 
 Run ``python -m tests.integration.microsandbox_server DIRECTORY``; it says its address, and ends with its
 standard input. The wire is that of ``microsandbox`` 0.7: the unmodified SDK speaks to it. A sandbox is a
@@ -37,7 +37,7 @@ import cbor2
 from aiohttp import WSMsgType, web
 
 from .images import tree, why_no_images
-from .machine import Machine, Running
+from .machine import Machine, Running, bury_orphans
 
 KEY = "a-key-of-the-tests"
 IMAGE = "sandbox-test/python"  # with a Python; bare/none has none
@@ -351,12 +351,14 @@ async def serve(directory: Path) -> None:
     """Until standard input ends."""
     runner = web.AppRunner(Cloud(directory).application, shutdown_timeout=1)
     await runner.setup()
+    burying = asyncio.create_task(bury_orphans())
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0]
     sys.stdout.write(f"http://{host}:{port}\n")
     sys.stdout.flush()
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await runner.cleanup()
+    burying.cancel()
 
 
 def main() -> None:

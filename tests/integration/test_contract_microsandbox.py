@@ -1,4 +1,4 @@
-"""The shipped contract, kept by the microsandbox backend: over a stand-in of its cloud, and on real machines."""
+"""The shipped contract, kept by the microsandbox backend: over a stand-in of its cloud, and for real."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from metaflow_extensions.sandbox.backends.microsandbox.backend import Microsandb
 from .microsandboxes import StandIn, stand_in
 
 
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[StandIn]:
+    with stand_in() as running:
+        yield running
+
+
 class Contract(BackendContract):
     """What holds for both."""
 
@@ -30,13 +36,8 @@ class TestMicrosandbox(Contract):
     """Over the stand-in."""
 
     known_failures = {  # noqa: RUF012 -- as in the base
-        "test_disk_is_limited_wherever_it_is_writable": "a machine of the stand-in is a directory of the host's disk"
+        "test_disk_is_limited_wherever_it_is_writable": "the stand-in's disk is a directory of the host's"
     }
-
-    @pytest.fixture(scope="class")
-    def cloud(self) -> Iterator[StandIn]:
-        with stand_in() as running:
-            yield running
 
     @pytest.fixture
     def backend(self, cloud: StandIn, monkeypatch: pytest.MonkeyPatch) -> MicrosandboxBackend:

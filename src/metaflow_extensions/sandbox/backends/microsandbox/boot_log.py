@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -28,10 +29,8 @@ class BootLog:
         """Open each as soon as it is there; to be cancelled."""
         while len(self._open) < len(NAMES):
             for name in set(NAMES) - set(self._open):
-                try:
+                with contextlib.suppress(OSError):
                     self._open[name] = (self._directory / name).open("rb")
-                except OSError:
-                    continue
             await asyncio.sleep(POLL)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Copies one file into or out of a virtual machine, over this program's standard input or output; runs inside.
+"""Copies one file into or out of a virtual machine, over standard input or output; runs inside.
 
 Only standard library, Python >= 3.8: ``copying.py in PATH MODE`` or ``copying.py out PATH``.
 """
-# ruff: noqa: PTH103, PTH105, PTH120
+# ruff: noqa: PTH103, PTH104, PTH120
 
 from __future__ import annotations
 

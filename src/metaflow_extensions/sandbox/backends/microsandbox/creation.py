@@ -69,9 +69,10 @@ async def create(place: Place, sandbox_id: str, spec: SandboxSpec, planned: Mapp
     try:
         source = await images.reference(place, image, tell)
         of_disk = Image.oci(source, root_disk=RootDisk.managed(spec.disk)) if spec.disk else source
-        async with Sandbox.create_with_progress(sandbox_id, image=of_disk, **planned) as session:
+        session = Sandbox.create_with_progress(sandbox_id, image=of_disk, **planned)
+        async with session:
             await _hear(session.progress, images.Progress(image, tell))
-            return await asyncio.wait_for(session.result(), BOOT)
+            box = await asyncio.wait_for(session.result(), BOOT)
     except MicrosandboxError as error:
         raise _meaning(place, sandbox_id, image, error, log) from error
     except asyncio.TimeoutError as error:
@@ -84,15 +85,14 @@ async def create(place: Place, sandbox_id: str, spec: SandboxSpec, planned: Mapp
             with contextlib.suppress(asyncio.CancelledError):
                 await following
         log.close()
+    return box
 
 
 async def _hear(progress: Any, heard: images.Progress) -> None:
-    events = aiter(progress) if hasattr(progress, "__aiter__") else progress
-    while True:
-        try:
+    events = progress.__aiter__()
+    with contextlib.suppress(StopAsyncIteration):
+        while True:
             heard.hear(await asyncio.wait_for(events.__anext__(), PULL))
-        except StopAsyncIteration:
-            return
 
 
 def _meaning(

@@ -102,7 +102,8 @@ def refusal(error: Exception, image: str) -> SandboxError | None:
         return QuotaExceeded(f"microsandbox makes no more sandboxes for now: {said}")
     if any(word in words for word in DENIED):
         return UnsupportedOption(
-            f"the registry denies the image {image!r} ({said}): log in with msb registry login, or correct image="
+            f"the registry denies the image {image!r} ({said}): log in with msb registry login, or "
+            "correct image="
         )
     if "image" in words or "registry" in words or "manifest" in words:
         if any(word in words for word in UNKNOWN):

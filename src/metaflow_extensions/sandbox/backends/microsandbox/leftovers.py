@@ -1,4 +1,4 @@
-"""Removes sandboxes by their name alone: by ``destroy``, when one did not start, and when its launcher is gone."""
+"""Removes sandboxes by their name: by ``destroy``, after a failed boot, and when their launcher is gone."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ def end(*sandbox_ids: str) -> None:
 
 
 def remove(place: Place, sandbox_id: str) -> None:
-    """Kill a sandbox and remove all that the SDK keeps of it; idempotent. Raises SandboxLost, CommandTimeout."""
+    """Kill a sandbox and remove what the SDK keeps of it; idempotent. Raises SandboxLost, CommandTimeout."""
     place.use()
     try:
         loop().call(lambda: _remove(place, sandbox_id), DEADLINE)
     except MicrosandboxError as error:
         raise SandboxLost(
-            f"{place.label} does not remove {sandbox_id} ({error}): remove it with msb remove --force {sandbox_id}"
+            f"{place.label} does not remove {sandbox_id} ({error}): later, msb remove --force {sandbox_id} "
+            "does"
         ) from error
     if not place.url:
         _remove_locks(place.home, sandbox_id)

@@ -1,11 +1,11 @@
-"""The first program of each command in a virtual machine: starts it, ends all that it started, says how it ended.
+"""The first program of each command in a virtual machine, which ends all that the command leaves.
 
 microsandbox's agent tells no signal that ended a command, kills no further than its process group, and adds
 to an environment rather than replacing it. What to run comes over standard input; what follows is the
 command's own. SIGTERM ends everything. Python >= 3.8.
 """
 # Every command waits for its imports: few, and small ones.
-# ruff: noqa: PTH103, PTH208, PTH123
+# ruff: noqa: PERF203, PTH103, PTH208, PTH123, S606, SIM105
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from microsandbox import (
 from microsandbox import Secret as SecretOf
 
 from ...errors import UnsupportedOption
-from ..interface import Secret, SandboxSpec
+from ..interface import SandboxSpec, Secret
 
 # The host itself is beyond the wall, by whatever name.
 OF_HOST = ("localhost", "host.microsandbox.internal")

@@ -50,7 +50,7 @@ class Place:
             _chosen = self
 
     def prepare(self) -> None:
-        """Raise BackendUnavailable unless a virtual machine may boot here; at once, as a failed boot takes long.
+        """Raise BackendUnavailable unless a virtual machine may boot here; a boot that fails takes long.
 
         The home is made, or closed to others: it holds what steps write, and secrets while they run.
         """
@@ -69,7 +69,7 @@ class Place:
                 self.home.chmod(0o700)
         except OSError as error:
             raise BackendUnavailable(
-                f"{self.home} can't be made this user's own ({error.strerror}): set {HOME} to another directory"
+                f"{self.home} can't be made this user's own ({error.strerror}): set {HOME} to another one"
             ) from error
 
 
@@ -87,6 +87,7 @@ def find(environ: Mapping[str, str] = os.environ) -> Place:
         return Place(url.rstrip("/"), home, key)
     if environ.get("MSB_BACKEND") == "cloud" or environ.get("MSB_PROFILE"):
         raise BackendUnavailable(
-            f"MSB_BACKEND and MSB_PROFILE choose for the msb command: set {URL} and {KEY} for steps, or unset them"
+            f"MSB_BACKEND and MSB_PROFILE choose for the msb command: set {URL} and {KEY} for steps, or "
+            "unset them"
         )
     return Place(None, home)

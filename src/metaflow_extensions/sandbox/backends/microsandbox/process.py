@@ -109,12 +109,13 @@ class MicrosandboxProcess:
                 return
         self._reader.cancel()
 
-    def _write(self, action: Callable[[], Awaitable[None]]) -> None:
+    def _write(self, action: Callable[[], Awaitable[Any]]) -> None:
         if self._ended.done():
             raise SandboxLost("the command reads its standard input no more: see its exit code")
-        writing = self._calls.start(action)
+        writing: concurrent.futures.Future[Any] = self._calls.start(action)
         # Who sends to a command that reads nothing has to hear of its end.
-        concurrent.futures.wait([writing, self._ended], return_when=concurrent.futures.FIRST_COMPLETED)
+        either: list[concurrent.futures.Future[Any]] = [writing, self._ended]
+        concurrent.futures.wait(either, return_when=concurrent.futures.FIRST_COMPLETED)
         if not writing.done():
             writing.cancel()
             raise SandboxLost("the command reads its standard input no more: see its exit code")
@@ -143,8 +144,9 @@ class MicrosandboxProcess:
             if event.event_type in STREAMS and event.data:
                 await self._hold(Output(STREAMS[event.event_type], bytes(event.data)))
             elif event.event_type == ExecEventType.EXITED:
-                # Below 0: a signal ended the loader itself, which only a kill does.
-                return event.code if event.code >= 0 else KILLED
+                # A signal that ended the loader itself, before it took care of signals or by a kill.
+                by_signal = event.code < 0 or (self._killed and event.code == 128 + TERMINATE)
+                return KILLED if by_signal else int(event.code)
         return SandboxLost(await self._lost())
 
     async def _hold(self, chunk: Output) -> None:

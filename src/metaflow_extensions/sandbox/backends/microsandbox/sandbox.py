@@ -56,7 +56,7 @@ class MicrosandboxSandbox:
         self._expires = time.monotonic() + (spec.lifetime or math.inf)
 
     def start(self, command: Command) -> MicrosandboxProcess:
-        """Start a command. Raises StartFailed, UnsupportedOption without a Python, SandboxLost after the end."""
+        """Start a command. Raises StartFailed, UnsupportedOption for an image without Python, SandboxLost."""
         job = self._job(command)
         with self._changing:
             self._ensure_open()
@@ -152,8 +152,8 @@ class MicrosandboxSandbox:
             raise StartFailed(f"sandbox {self.id} went away before a command started")
         if first.event_type != ExecEventType.STARTED:
             raise UnsupportedOption(
-                f"the image {self._spec.image!r} has no {python}: image= names one with a Python, or executable= "
-                "its path"
+                f"the image {self._spec.image!r} has no {python}: image= names one with a Python, or "
+                "executable= its path"
             )
         for at in range(0, len(job), PIECE):
             await sink.write(job[at : at + PIECE])
