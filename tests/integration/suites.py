@@ -84,6 +84,15 @@ def boxlite(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Varia
         yield server.settings
 
 
+@contextlib.contextmanager
+def microsandbox(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Variables]:
+    """A stand-in for its cloud, and memory for an artifact of a GiB."""
+    from .microsandboxes import stand_in
+
+    with stand_in() as cloud:
+        yield {**cloud.settings, "METAFLOW_SANDBOX_TESTS_MEMORY": "8192"}
+
+
 SUITES = {
     "boxlite": Suite(layout_for_machines, boxlite),
     "docker": Suite(lambda: "localhost/metaflow-sandbox-test", engine),
@@ -91,4 +100,5 @@ SUITES = {
     "nitrobox": Suite(made_tree, nothing),
     "pybox": Suite(made_tree, pybox),
     "metalbox": Suite(lambda: None, metalbox),
+    "microsandbox": Suite(lambda: "sandbox-test/python", microsandbox),
 }

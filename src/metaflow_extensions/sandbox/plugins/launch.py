@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from metaflow.system_context import system_context
 from metaflow.util import decompress_list
 
 from ..backends import registry
-from ..backends.interface import Backend, Feature, SandboxSpec
+from ..backends.interface import Backend, Feature, SandboxSpec, Secret
 from ..backends.python_env import discover
 from ..errors import UnsupportedOption
 from ..relay.policy import TaskIdentity
@@ -106,6 +107,7 @@ class RunLaunch:
             network=attributes["network"] or "none",
             python=self._python if hosted else None,
             options=attributes["backend_options"] or {},
+            secrets=tuple(values_of(attributes["secrets"] or {})),
             **limits,
         )
         registry.check_options(spec, backend, name)
@@ -197,6 +199,16 @@ class RunLaunch:
                 part.strip() for part in str(setting("ARTIFACT_GLOBALS")).split(",") if part.strip()
             ],
         )
+
+
+def values_of(secrets: Mapping[str, Sequence[str]]) -> Iterable[Secret]:
+    """The secrets with their values. Raises UnsupportedOption for one that the launcher does not have."""
+    for name, hosts in secrets.items():
+        if not os.environ.get(name):
+            raise UnsupportedOption(
+                f"secrets names {name}, which is not in this environment: export {name}=…, or leave it out"
+            )
+        yield Secret(name, os.environ[name], tuple(hosts))
 
 
 def setting(name: str) -> Any:
