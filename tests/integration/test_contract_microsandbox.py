@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ pytest.importorskip("microsandbox", reason="the SDK is not installed: pip instal
 
 from metaflow_extensions.sandbox.backends.microsandbox.backend import MicrosandboxBackend
 
+from .images import layout_archive
 from .microsandboxes import StandIn, stand_in
 
 
@@ -47,3 +51,32 @@ class TestMicrosandbox(Contract):
 
     def make_spec(self, **changes: Any) -> SandboxSpec:
         return super().make_spec(**{"image": StandIn.image, **changes})
+
+
+REAL = "METAFLOW_SANDBOX_TESTS_KVM"
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """Where the SDK keeps everything; the test's own temporary directory would be too long for sockets."""
+    with tempfile.TemporaryDirectory(prefix="msb", dir="/tmp") as name:
+        yield Path(name)
+
+
+@pytest.mark.kvm
+@pytest.mark.skipif(os.environ.get(REAL) != "1", reason=f"set {REAL}=1 where KVM boots virtual machines")
+class TestMicrosandboxForReal(Contract):
+    """With real virtual machines of this one."""
+
+    patience = 180.0
+    known_failures = {  # noqa: RUF012 -- as in the base
+        "test_disk_is_limited_wherever_it_is_writable": "what is written to memory counts as memory"
+    }
+
+    @pytest.fixture
+    def backend(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> MicrosandboxBackend:
+        monkeypatch.setenv("MSB_HOME", str(home))
+        return MicrosandboxBackend()
+
+    def make_spec(self, **changes: Any) -> SandboxSpec:
+        return super().make_spec(**{"image": str(layout_archive()), **changes})

@@ -8,12 +8,13 @@ Default image: python:<the launcher's minor>-slim; one core, 4096 MiB of memory,
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from microsandbox import MicrosandboxError, Sandbox
 
-from ...errors import BackendUnavailable, CommandTimeout
+from ...errors import BackendUnavailable, CommandTimeout, SandboxError
 from ..async_calls import loop
 from ..interface import Feature, Isolation, SandboxInfo, SandboxSpec
 from ..local_state import LocalState
@@ -80,11 +81,11 @@ class MicrosandboxBackend:
         try:
             box = loop().call(lambda: create(place, sandbox_id, spec, planned), LONGEST)
         except BaseException:
-            try:
+            # Where it can't be removed now, the guard tries again when this process is gone.
+            with contextlib.suppress(SandboxError):
                 remove(place, sandbox_id)
                 if spec.secrets:
                     scrub(place)
-            finally:
                 guard.forget(sandbox_id)
             raise
         return MicrosandboxSandbox(place, box, sandbox_id, spec, secrets, guard)

@@ -29,7 +29,7 @@ MARK = "metaflow-sandbox"  # the label of all of ours
 CPUS, MEMORY = 1, 4096  # cores and MiB, as Metaflow's other backends have them
 OPTIONS: Mapping[str, type] = {"pull_policy": str, "registry_insecure": bool}
 PULL = 300.0  # seconds without any news of a pull
-BOOT = 120.0  # seconds; the runtime itself gives up before
+BOOT = 180.0  # seconds; the runtime itself gives up before
 
 
 def plan(spec: SandboxSpec, placeholders: Placeholders) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +23,8 @@ MIB = 1 << 20
 
 DENIED = ("not authorized", "unauthorized", "denied", "forbidden")
 UNKNOWN = ("not found", "manifest unknown", "name unknown", "invalid image reference", "not cached")
-TOO_MANY = ("429", "too many requests", "quota", "rate limit", "insufficient_capacity")
+# Not a port's digits.
+TOO_MANY = re.compile(r"(?<![\d:])429\b|too many requests|quota|rate limit|insufficient.capacity")
 
 
 def is_archive(image: str) -> bool:
@@ -98,7 +100,7 @@ def refusal(error: Exception, image: str) -> SandboxError | None:
     """
     said = str(error)
     words = said.lower()
-    if any(word in words for word in TOO_MANY):
+    if TOO_MANY.search(words):
         return QuotaExceeded(f"microsandbox makes no more sandboxes for now: {said}")
     if any(word in words for word in DENIED):
         return UnsupportedOption(

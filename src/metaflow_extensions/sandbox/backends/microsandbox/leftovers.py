@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-import sqlite3
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 from microsandbox import MicrosandboxError, Sandbox, SandboxNotFoundError
@@ -14,12 +14,11 @@ from microsandbox import MicrosandboxError, Sandbox, SandboxNotFoundError
 from ...errors import SandboxLost
 from ..async_calls import loop
 from ..local_state import LocalState
+from . import scrub as scrubbing
 from .place import Place, find
 
 END = f"{__name__}:end"  # for the warden, which has its settings from the launcher's environment
 DEADLINE = 60.0  # seconds for the removal of one
-SCRUB_TRIES = 20
-BUSY = 10.0  # seconds that another may keep the database locked
 
 
 def end(*sandbox_ids: str) -> None:
@@ -47,16 +46,11 @@ def remove(place: Place, sandbox_id: str) -> None:
 def scrub(place: Place) -> None:
     """Let the database forget what was deleted: secrets of sandboxes that are gone stay in its free pages."""
     database = place.home / "db" / "msb.db"
-    if place.url or not database.exists():
-        return
-    with contextlib.closing(sqlite3.connect(database, timeout=BUSY, isolation_level=None)) as connection:
-        for _ in range(SCRUB_TRIES):
-            with contextlib.suppress(sqlite3.OperationalError):  # another of the user's processes writes
-                connection.execute("VACUUM")
-                busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                if not busy:
-                    return
-            time.sleep(0.05)
+    if not place.url and database.exists():
+        words = [sys.executable, "-I", "-S", scrubbing.__file__, str(database)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SandboxLost(f"secrets may still be in {database}: {done.stderr.strip()[-500:]}")
 
 
 async def _remove(place: Place, sandbox_id: str) -> None:
