@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("microsandbox", reason="the SDK is not installed: pip install microsandbox")
 
+from microsandbox import PullEventType
+
 from metaflow_extensions.sandbox.backends.interface import Secret
 from metaflow_extensions.sandbox.backends.microsandbox import images, place
 from metaflow_extensions.sandbox.backends.microsandbox.boot_log import BootLog
@@ -20,7 +22,6 @@ from metaflow_extensions.sandbox.errors import (
     StartFailed,
     UnsupportedOption,
 )
-from microsandbox import PullEventType
 
 REGISTRY = "image error: registry error: "
 
