@@ -23,13 +23,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, None]:
-    """Turn a skip into a failure where METAFLOW_SANDBOX_TESTS_REQUIRE=all, but for lack of KVM."""
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, None]:
+    """Turn a skip into a failure where METAFLOW_SANDBOX_TESTS_REQUIRE=all."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]  # pluggy's Result
     if not report.skipped or hasattr(report, "wasxfail") or os.environ.get(REQUIRE) != "all":
-        return
-    if item.get_closest_marker("kvm"):
         return
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     report.outcome = "failed"

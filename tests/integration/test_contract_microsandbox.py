@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,10 @@ from metaflow_extensions.sandbox.testing.contract import BackendContract
 pytest.importorskip("microsandbox", reason="the SDK is not installed: pip install microsandbox")
 
 from metaflow_extensions.sandbox.backends.microsandbox.backend import MicrosandboxBackend
+from metaflow_extensions.sandbox.backends.microsandbox.place import KEY, URL
 
 from .images import layout_archive
+from .kvm import why_no_machines
 from .microsandboxes import StandIn, stand_in
 
 
@@ -53,9 +54,6 @@ class TestMicrosandbox(Contract):
         return super().make_spec(**{"image": StandIn.image, **changes})
 
 
-REAL = "METAFLOW_SANDBOX_TESTS_KVM"
-
-
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     """Where the SDK keeps everything; the test's own temporary directory would be too long for sockets."""
@@ -64,7 +62,6 @@ def home() -> Iterator[Path]:
 
 
 @pytest.mark.kvm
-@pytest.mark.skipif(os.environ.get(REAL) != "1", reason=f"set {REAL}=1 where KVM boots virtual machines")
 class TestMicrosandboxForReal(Contract):
     """With real virtual machines of this one."""
 
@@ -75,6 +72,11 @@ class TestMicrosandboxForReal(Contract):
 
     @pytest.fixture
     def backend(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> MicrosandboxBackend:
+        reason = why_no_machines()
+        if reason:
+            pytest.xfail(reason)
+        for name in (URL, KEY):
+            monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("MSB_HOME", str(home))
         return MicrosandboxBackend()
 

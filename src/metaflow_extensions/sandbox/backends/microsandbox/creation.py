@@ -19,6 +19,7 @@ from microsandbox import (
 )
 
 from ...errors import SandboxError, StartFailed, UnsupportedOption
+from ..default_image import DEFAULT_IMAGE
 from ..interface import SandboxSpec
 from . import images
 from .boot_log import BootLog
@@ -63,7 +64,7 @@ def plan(spec: SandboxSpec, placeholders: Placeholders) -> dict[str, Any]:
 async def create(place: Place, sandbox_id: str, spec: SandboxSpec, planned: Mapping[str, Any]) -> Sandbox:
     """Pull and boot. Raises UnsupportedOption, QuotaExceeded or StartFailed; then something may be left."""
     tell = spec.tell or (lambda _line: None)
-    image = spec.image or images.DEFAULT
+    image = spec.image or DEFAULT_IMAGE
     log = BootLog(place.home, sandbox_id)
     following = asyncio.create_task(log.follow()) if not place.url else None
     try:

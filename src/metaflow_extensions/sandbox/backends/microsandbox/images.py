@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ from microsandbox import Image, ImageNotFoundError, MicrosandboxError, PullEvent
 from ...errors import QuotaExceeded, SandboxError, StartFailed, UnsupportedOption
 from .place import Place
 
-DEFAULT = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
 POLICIES = {"missing": "IF_MISSING", "always": "ALWAYS", "never": "NEVER"}
 TELL_EVERY = 5.0  # seconds between two lines of progress
 LOADED = "metaflow-sandbox.local/archive"  # the repository of images from archives
