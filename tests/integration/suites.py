@@ -84,13 +84,24 @@ def boxlite(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Varia
         yield server.settings
 
 
+def archive_for_machines() -> str:
+    """The same as one file; the stand-in knows one image by name."""
+    from .images import layout_archive
+
+    return str(layout_archive()) if layout_for_machines() else "sandbox-test/python"
+
+
 @contextlib.contextmanager
 def microsandbox(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Variables]:
-    """A stand-in for its cloud, and memory for an artifact of a GiB."""
+    """A stand-in for its cloud, or real machines; memory for an artifact of a GiB."""
     from .microsandboxes import stand_in
 
+    memory = {"METAFLOW_SANDBOX_TESTS_MEMORY": "8192"}
+    if layout_for_machines():
+        yield memory
+        return
     with stand_in() as cloud:
-        yield {**cloud.settings, "METAFLOW_SANDBOX_TESTS_MEMORY": "8192"}
+        yield {**cloud.settings, **memory}
 
 
 SUITES = {
@@ -100,5 +111,5 @@ SUITES = {
     "nitrobox": Suite(made_tree, nothing),
     "pybox": Suite(made_tree, pybox),
     "metalbox": Suite(lambda: None, metalbox),
-    "microsandbox": Suite(lambda: "sandbox-test/python", microsandbox),
+    "microsandbox": Suite(archive_for_machines, microsandbox),
 }

@@ -21,7 +21,6 @@ boxlite = pytest.importorskip("boxlite", reason="the SDK is missing: pip install
 from metaflow_extensions.sandbox.backends.boxlite.backend import BoxliteBackend  # noqa: E402
 
 KNOWN = {
-    "test_cpu_is_limited": "a virtual machine has whole cores: 0.5 is refused",
     "test_disk_is_limited_wherever_it_is_writable": "BoxLite's disks are whole GiB: 32 MiB are refused",
 }
 _NO_CGROUP = "the stand-in limits memory with a cgroup, and none can be made here"
@@ -42,6 +41,7 @@ class BoxliteContract(BackendContract):
     """Wherever the boxes are."""
 
     never = frozenset(set(Feature) - BoxliteBackend.features)
+    cores = 1
     keeps = ("metaflow-sandbox", "metaflow-sandbox/boxlite")
     # The SDK keeps its threads and what wakes them.
     watched = leaks.WATCHED - {"descriptors", "threads"}

@@ -43,12 +43,19 @@ SLEEP = "import os, time; os.write(1, b'up'); time.sleep(600)"
 FLOOD = "import os\nwhile True: os.write(1, bytes(65536))"
 
 
+@pytest.fixture(scope="module")
+def running() -> Iterator[StandIn]:
+    """For all tests."""
+    with stand_in() as cloud:
+        yield cloud
+
+
 @pytest.fixture(autouse=True)
-def cloud(microsandbox_cloud: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    """The stand-in, which nobody else asks to misbehave."""
-    use(microsandbox_cloud, monkeypatch)
-    microsandbox_cloud.misbehave()
-    return microsandbox_cloud
+def cloud(running: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """The stand-in, without what the test before made it do."""
+    use(running, monkeypatch)
+    running.misbehave()
+    return running
 
 
 @pytest.fixture
@@ -280,7 +287,7 @@ def test_what_is_asked_for_is_what_was_meant(backend: MicrosandboxBackend, cloud
     assert asked["name"] == sandbox.id == info.id
     assert info.labels == {"run": "1", "odd": "ü =,"}
     assert asked["resources"] == {"vcpus": 2, "memory_mib": 512, "disk_size_mib": 2048}
-    assert asked["lifecycle"]["max_duration_secs"] == 100
+    assert asked["lifecycle"]["max_duration_secs"] == 220
     assert asked["lifecycle"]["ephemeral"] is True
     assert asked["pull_policy"] == "always"
     policy = asked["network"]["policy"]

@@ -23,6 +23,7 @@ TESTED_ELSEWHERE = {
     "backends/lifetime.py": "the contract, tests/integration/test_contract_bubblewrap.py",
     "backends/local_sandbox.py": "the contract, tests/integration/test_contract_nitrobox.py",
     "backends/same_python.py": "by way of warden, tests/unit/backends/test_local_processes.py",
+    "backends/microsandbox/*.py": "the contract, tests/integration/test_contract_microsandbox.py",
     "backends/pybox/*.py": "the contract, tests/integration/test_contract_pybox.py",
     "backends/mounts.py": "the contract, tests/integration/test_contract_nitrobox.py",
     "backends/nitrobox/*.py": "the contract, tests/integration/test_contract_nitrobox.py",

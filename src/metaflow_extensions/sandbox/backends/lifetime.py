@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from ..errors import SandboxLost
-from .local_state import LocalState
+
+
+class Known(Protocol):
+    """What is known of a sandbox on this machine, such as its LocalState."""
+
+    @property
+    def id(self) -> str:
+        """The sandbox's."""
+
+    def exists(self) -> bool:
+        """Whether nobody destroyed it."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A sandbox that only its provider knows: that it was destroyed is learned by using it."""
+
+    id: str
+
+    def exists(self) -> bool:
+        """As far as this machine knows."""
+        return True
 
 
 class Lifetime:
     """``expire`` is called once ``seconds`` are over, never for None, unless the sandbox is closed before."""
 
-    def __init__(self, state: LocalState, seconds: float | None, expire: Callable[[], None]) -> None:
+    def __init__(self, state: Known, seconds: float | None, expire: Callable[[], None]) -> None:
         self._state = state
         self._seconds = seconds
         self._expire = expire

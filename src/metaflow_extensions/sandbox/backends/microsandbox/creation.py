@@ -30,6 +30,7 @@ MARK = "metaflow-sandbox"  # the label of all of ours
 CPUS, MEMORY = 1, 4096  # cores and MiB, as Metaflow's other backends have them
 OPTIONS: Mapping[str, type] = {"pull_policy": str, "registry_insecure": bool}
 PULL = 300.0  # seconds without any news of a pull
+LATER = 120.0  # seconds after the launcher, which may be gone, the provider ends a sandbox that is too old
 BOOT = 180.0  # seconds; the runtime itself gives up before
 
 
@@ -54,7 +55,7 @@ def plan(spec: SandboxSpec, placeholders: Placeholders) -> dict[str, Any]:
         "labels": {**spec.labels, MARK: "1"},
         "network": network_of(spec),
         "secrets": placeholders.entries or None,
-        "max_duration": spec.lifetime,
+        "max_duration": spec.lifetime + LATER if spec.lifetime else None,
         "ephemeral": True,
         "pull_policy": PullPolicy[images.POLICIES[policy]],
         "registry_insecure": spec.options.get("registry_insecure", False),

@@ -40,6 +40,7 @@ class MicrosandboxProcess:
         self._changed = threading.Condition()
         self._room = asyncio.Event()
         self._killed = False
+        self._reason: str | None = None
         self._ended: concurrent.futures.Future[int] = concurrent.futures.Future()
         self._reader = asyncio.get_running_loop().create_task(self._read())
 
@@ -87,12 +88,11 @@ class MicrosandboxProcess:
         with contextlib.suppress(SandboxLost):
             self._ended.result()
 
-    def discard(self) -> None:
-        """Its sandbox has been removed: nothing comes any more."""
-        if not self._ended.done():
-            self._abandon()
-            self._calls.soon(self._reader.cancel)
-            self._ended.result()
+    def lose(self, reason: str) -> None:
+        """The sandbox goes: whoever reads, waits or sends is told so."""
+        self._reason = self._reason or reason
+        self._calls.soon(self._reader.cancel)
+        concurrent.futures.wait([self._ended])
 
     def _abandon(self) -> None:
         """From here on, output for which there is no room is dropped: it must not keep the end back."""
@@ -129,7 +129,7 @@ class MicrosandboxProcess:
         try:
             outcome = await self._events()
         except (MicrosandboxError, asyncio.CancelledError) as error:
-            outcome = SandboxLost(f"the connection to the sandbox broke: {error}")
+            outcome = SandboxLost(self._reason or f"the connection to the sandbox broke: {error}")
         if isinstance(outcome, SandboxLost) and self._killed:
             outcome = KILLED
         with self._changed:

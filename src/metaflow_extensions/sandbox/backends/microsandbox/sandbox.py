@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +15,7 @@ from microsandbox import ExecEventType, MicrosandboxError, Sandbox, SandboxNotFo
 from ...errors import CommandTimeout, SandboxLost, StartFailed, UnsupportedOption
 from ..async_calls import loop
 from ..interface import Command, SandboxSpec
+from ..lifetime import Elsewhere, Lifetime
 from ..warden import Warden
 from . import copying, loader
 from .leftovers import remove, scrub
@@ -52,14 +51,14 @@ class MicrosandboxSandbox:
         self._calls = loop()
         self._processes: list[MicrosandboxProcess] = []
         self._changing = threading.Lock()
-        self._closed = False
-        self._expires = time.monotonic() + (spec.lifetime or math.inf)
+        self._removed = False
+        self._lifetime = Lifetime(Elsewhere(sandbox_id), spec.lifetime, self._expire)
 
     def start(self, command: Command) -> MicrosandboxProcess:
         """Start a command. Raises StartFailed, UnsupportedOption for an image without Python, SandboxLost."""
         job = self._job(command)
         with self._changing:
-            self._ensure_open()
+            self._lifetime.check()
             name = PurePosixPath(command.argv[0]).name
             # executable= may name one that is not on the image's path.
             python = command.argv[0] if name.startswith("python") else PYTHON
@@ -76,7 +75,7 @@ class MicrosandboxSandbox:
         """Copy a file in, with its execute permission."""
         _check(target)
         with source.open("rb") as file:
-            self._ensure_open()
+            self._lifetime.check()
             mode = "755" if os.fstat(file.fileno()).st_mode & 0o100 else "644"
             process = self.start(
                 Command([PYTHON, "-I", "-S", "-c", _COPYING, "in", str(target), mode], stdin=True)
@@ -110,16 +109,15 @@ class MicrosandboxSandbox:
     def close(self) -> None:
         """Remove the virtual machine and every trace; idempotent. Raises SandboxLost when it can't be."""
         with self._changing:
-            if self._closed:
+            self._lifetime.close()
+            if self._removed:
                 return
-            try:
-                remove(self._place, self.id)
-            finally:
-                for process in self._processes:
-                    process.discard()
+            self._lose(f"sandbox {self.id} was closed")
+            remove(self._place, self.id)
             if self._spec.secrets:
                 scrub(self._place)
-            self._closed = True
+            # Only now: what could not be removed is the warden's to try again.
+            self._removed = True
             self._warden.forget(self.id)
 
     def stats(self) -> Mapping[str, float]:
@@ -161,9 +159,16 @@ class MicrosandboxSandbox:
             await sink.close()
         return MicrosandboxProcess(self._calls, handle, sink, stdin=stdin, lost=self._why_lost)
 
+    def _expire(self) -> None:
+        self._lose(self._lifetime.why_lost() or "")
+        with contextlib.suppress(SandboxLost, CommandTimeout):  # ``close`` tries again, and says so
+            remove(self._place, self.id)
+
+    def _lose(self, reason: str) -> None:
+        for process in list(self._processes):
+            process.lose(reason)
+
     async def _why_lost(self) -> str:
-        if time.monotonic() >= self._expires:
-            return f"sandbox {self.id} passed its lifetime of {self._spec.lifetime} s: ask for a longer one"
         reason = "the connection to it broke"
         with contextlib.suppress(MicrosandboxError, asyncio.TimeoutError):
             try:
@@ -171,15 +176,7 @@ class MicrosandboxSandbox:
                 reason = f"it is {handle.status}, and the connection to it broke"
             except SandboxNotFoundError:
                 reason = "it was destroyed by another process, or ended by itself"
-        return f"sandbox {self.id} was lost under its command: {reason}"
-
-    def _ensure_open(self) -> None:
-        if time.monotonic() >= self._expires:
-            raise SandboxLost(
-                f"sandbox {self.id} passed its lifetime of {self._spec.lifetime} s: ask for a longer one"
-            )
-        if self._closed:
-            raise SandboxLost(f"sandbox {self.id} was closed: open a new one")
+        return self._lifetime.why_lost() or f"sandbox {self.id} was lost under its command: {reason}"
 
 
 def _check(path: PurePosixPath) -> None:
