@@ -40,6 +40,14 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 STARTED: set[int] = set()  # whom asyncio waits for
 
 
+def not_limited() -> Mapping[str, str]:
+    """Tests of the contract that fail over machines of a user who can make no cgroup, and why."""
+    if "memory" in available():
+        return {}
+    names = "test_memory_of_one_process_is_limited", "test_memory_of_all_processes_together_is_limited"
+    return dict.fromkeys(names, "the stand-in limits memory with a cgroup, and none can be made here")
+
+
 class Machine:
     """One machine; ``memory`` is in MiB, ``cpus`` in cores, both for all its commands together."""
 

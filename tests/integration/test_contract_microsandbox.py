@@ -19,6 +19,7 @@ from metaflow_extensions.sandbox.backends.microsandbox.place import KEY, URL
 
 from .images import layout_archive
 from .kvm import why_no_machines
+from .machine import not_limited
 from .microsandboxes import StandIn, stand_in
 
 
@@ -41,7 +42,8 @@ class TestMicrosandbox(Contract):
     """Over the stand-in."""
 
     known_failures = {  # noqa: RUF012 -- as in the base
-        "test_disk_is_limited_wherever_it_is_writable": "the stand-in's disk is a directory of the host's"
+        "test_disk_is_limited_wherever_it_is_writable": "the stand-in's disk is a directory of the host's",
+        **not_limited(),
     }
 
     @pytest.fixture
