@@ -196,7 +196,7 @@ def test_a_boot_that_fails(backend: MicrosandboxBackend, cloud: StandIn) -> None
     [
         ("nobody/nothing", UnsupportedOption, "there is no image 'nobody/nothing'"),
         ("private/thing", UnsupportedOption, "msb registry login"),
-        ("broken/thing", StartFailed, "could not be pulled"),
+        ("broken/thing", StartFailed, "can't be pulled"),
         ("./an.tar", UnsupportedOption, "push it to a registry"),
     ],
 )

@@ -225,7 +225,7 @@ def test_an_image_is_pulled_and_then_there(backend: MicrosandboxBackend, home: P
         ("open", "sandbox-test/python:other", UnsupportedOption, "there is no image"),
         ("private", "sandbox-test/python:latest", UnsupportedOption, "msb registry login"),
         ("token", "sandbox-test/python:latest", UnsupportedOption, "msb registry login"),
-        ("broken", "sandbox-test/python:latest", StartFailed, "could not be pulled.*503"),
+        ("broken", "sandbox-test/python:latest", StartFailed, "can't be pulled.*503"),
     ],
 )
 def test_registries_that_refuse(
@@ -246,7 +246,7 @@ def test_registries_that_refuse(
 @pytest.mark.parametrize(
     ("image", "options", "error", "said"),
     [
-        ("127.0.0.1:1/x/y:latest", {"registry_insecure": True}, StartFailed, "could not be pulled"),
+        ("127.0.0.1:1/x/y:latest", {"registry_insecure": True}, StartFailed, "can't be pulled"),
         ("127.0.0.1:1/x/y:latest", {"pull_policy": "never"}, UnsupportedOption, "not cached"),
         ("UPPER::x", {}, UnsupportedOption, "invalid"),
         ("/no/such.tar", {}, UnsupportedOption, "no archive"),

@@ -15,15 +15,16 @@ class Complaints:
 
     denied: Sequence[str]
     absent: Sequence[str]
-    malformed: Sequence[str]
+    malformed: Sequence[str] = ()
+    login: str = "docker login or podman login"
 
     def refusal(self, image: str, reason: str) -> SandboxError:
         """UnsupportedOption where another try would fail as well, else StartFailed."""
         said = " ".join(reason.split())
         if _holds(said, image, self.denied):
             return UnsupportedOption(
-                f"the registry denies the image {image!r} ({said}): log in with docker login or podman "
-                "login, or correct image="
+                f"the registry denies the image {image!r} ({said}): log in with {self.login}, or correct "
+                "image="
             )
         if _holds(said, image, self.absent):
             return UnsupportedOption(f"there is no image {image!r} ({said}): correct image=")

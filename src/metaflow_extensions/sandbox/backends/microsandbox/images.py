@@ -11,7 +11,8 @@ from typing import Any
 
 from microsandbox import Image, ImageNotFoundError, MicrosandboxError, PullEventType
 
-from ...errors import QuotaExceeded, SandboxError, StartFailed, UnsupportedOption
+from ...errors import QuotaExceeded, SandboxError, UnsupportedOption
+from ..image_refusal import Complaints
 from .place import Place
 
 POLICIES = {"missing": "IF_MISSING", "always": "ALWAYS", "never": "NEVER"}
@@ -19,8 +20,11 @@ TELL_EVERY = 5.0  # seconds between two lines of progress
 LOADED = "metaflow-sandbox.local/archive"  # the repository of images from archives
 MIB = 1 << 20
 
-DENIED = ("not authorized", "unauthorized", "denied", "forbidden")
-UNKNOWN = ("not found", "manifest unknown", "name unknown", "invalid image reference", "not cached")
+COMPLAINTS = Complaints(
+    denied=("not authorized", "unauthorized", "denied", "forbidden"),
+    absent=("not found", "manifest unknown", "name unknown", "invalid image reference", "not cached"),
+    login="msb registry login",
+)
 # Not a port's digits.
 TOO_MANY = re.compile(r"(?<![\d:])429\b|too many requests|quota|rate limit|insufficient.capacity")
 
@@ -100,13 +104,6 @@ def refusal(error: Exception, image: str) -> SandboxError | None:
     words = said.lower()
     if TOO_MANY.search(words):
         return QuotaExceeded(f"microsandbox makes no more sandboxes for now: {said}")
-    if any(word in words for word in DENIED):
-        return UnsupportedOption(
-            f"the registry denies the image {image!r} ({said}): log in with msb registry login, or "
-            "correct image="
-        )
-    if "image" in words or "registry" in words or "manifest" in words:
-        if any(word in words for word in UNKNOWN):
-            return UnsupportedOption(f"there is no image {image!r} ({said}): correct image=")
-        return StartFailed(f"the image {image!r} could not be pulled: {said}")
+    if any(word in words for word in ("image", "registry", "manifest", *COMPLAINTS.denied)):
+        return COMPLAINTS.refusal(image, said)
     return None
