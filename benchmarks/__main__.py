@@ -14,6 +14,7 @@ from .artifacts import artifacts
 from .flow_runs import foreach, linear
 from .images import FLOOR, steps_in_images
 from .report import Row, as_table
+from .service import under_a_service
 from .start import true_in_a_sandbox
 from .waiting import waiting_tasks
 
@@ -24,6 +25,7 @@ CASES: Mapping[str, Callable[[Path, int], list[Row]]] = {
     "waiting": waiting_tasks,
     "artifacts": artifacts,
     "images": steps_in_images,
+    "service": under_a_service,
 }
 
 

@@ -1,7 +1,7 @@
 """Questions to the Client API about a run, and its answers as JSON; its source is run where the flow ran.
 
-Each question is a function of a run; an error is an answer, too. With EXACT the answers hold ids and times as they
-are, to compare two ways of reading one run; without, what two runs of one flow have in common.
+Each question is a function of a run; an error is an answer, too. The answers hold what two runs of one flow have in
+common; ``exact`` tells ids and times as well, to compare two ways of reading one run.
 """
 
 import json
@@ -12,9 +12,12 @@ from metaflow import DataArtifact, Flow, Metaflow, Run, Step, Task, get_namespac
 
 RUN = re.compile(r"\b\d{16}\b")
 # How an object without a repr of its own is shown, where files are, when something was.
-CHANGING = re.compile(r" at 0x[0-9a-f]+|File \"[^\"]*\"|\d{4}-\d\d-\d\d[ T][\d:.]+|, line \d+|\b[0-9a-f]{32}\b")
+CHANGING = re.compile(
+    r" at 0x[0-9a-f]+|File \"[^\"]*\"|\d{4}-\d\d-\d\d[ T][\d:.]+|, line \d+|\b[0-9a-f]{32}\b"
+)
 # Values that differ between any two runs; a task's id is the provider's own.
 OWN = ("ds-root", "code-package", "sandbox-id", "sandbox-timings", "git-info", "origin-task-id")
+OWN += ("sandbox-cpu-seconds", "sandbox-peak-memory-mib")
 
 
 def neutral(text):
@@ -34,7 +37,7 @@ def each_task(run, answer):
 def attempted(answer, *about):
     try:
         return answer(*about)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 -- whatever it is has to be the same
         return neutral(f"{type(error).__name__}: {str(error).removeprefix('Metadata service says: ')}")
 
 
@@ -53,7 +56,9 @@ def run_facts(run):
 
 
 def run_data(run):
-    return run.data and {name: told(getattr(run.data, name)) for name in sorted(dir(run.data)) if name[0] != "_"}
+    return run.data and {
+        name: told(getattr(run.data, name)) for name in sorted(dir(run.data)) if name[0] != "_"
+    }
 
 
 def run_tags(run):
@@ -78,7 +83,9 @@ def task_facts(run):
 
 
 def artifact_by_name(run):
-    return each_task(run, lambda task: {name: told(task[name].data) for name in names(task) if name[0] != "_"})
+    return each_task(
+        run, lambda task: {name: told(task[name].data) for name in names(task) if name[0] != "_"}
+    )
 
 
 def artifact_by_path(run):
@@ -95,7 +102,11 @@ def artifact_absent(run):
 
 def artifact_lists(run):
     def lists(task):
-        return [sorted(a.id for a in task), sorted(task.artifacts._fields), told(sorted(map(str, task.data._artifacts)))]
+        return [
+            sorted(a.id for a in task),
+            sorted(task.artifacts._fields),
+            told(sorted(map(str, task.data._artifacts))),
+        ]
 
     return each_task(run, lists)
 
@@ -109,7 +120,9 @@ def attempts(run):
 
     def attempt(task, number):
         task = Task(task.pathspec, attempt=number)
-        found = {name: told(DataArtifact(f"{task.pathspec}/{name}", attempt=number).data) for name in public(task)}
+        found = {
+            name: told(DataArtifact(f"{task.pathspec}/{name}", attempt=number).data) for name in public(task)
+        }
         fields = sorted((neutral(m.name), neutral(m.value)) for m in task.metadata if m.name not in OWN)
         return [found, names(task), fields, task.successful, task.finished, neutral(task.stdout)]
 
@@ -129,7 +142,9 @@ def metadata(run):
 
 def latest_metadata(run):
     def latest(task):
-        return {neutral(name): neutral(value) for name, value in task.metadata_dict.items() if name not in OWN}
+        return {
+            neutral(name): neutral(value) for name, value in task.metadata_dict.items() if name not in OWN
+        }
 
     return each_task(run, latest)
 
@@ -183,7 +198,12 @@ def origins(run):
 def flows(run):
     flow = Flow(run.path_components[0])
     good = flow.latest_successful_run
-    return [sorted(flow.id for flow in Metaflow()), len(list(flow)), flow.latest_run.successful, good is not None]
+    return [
+        sorted(flow.id for flow in Metaflow()),
+        len(list(flow)),
+        flow.latest_run.successful,
+        good is not None,
+    ]
 
 
 def namespaces(run):
@@ -236,17 +256,24 @@ CHANGES = (changed_tags,)
 
 def exact(run):
     """Everything about a run as it is, ids and times included."""
-    told = {"run": run._object}
+
+    def kept(record):
+        # A heart's last beat is the service's own.
+        return {name: value for name, value in record._object.items() if name != "last_heartbeat_ts"}
+
+    told = {"run": kept(run)}
     for step in run:
-        told[step.id] = step._object
+        told[step.id] = kept(step)
         for task in step:
-            told[task.pathspec] = task._object
+            told[task.pathspec] = kept(task)
             for number in (None, 0, 1):
                 ask, path = task._metaflow.metadata.get_object, task.path_components
                 found = ask("task", "artifact", None, number, *path)
                 told[f"{task.pathspec} artifacts {number}"] = sorted(found, key=lambda entry: entry["name"])
                 found = ask("task", "metadata", None, number, *path)
-                told[f"{task.pathspec} metadata {number}"] = sorted(found, key=lambda entry: str(sorted(entry.items())))
+                told[f"{task.pathspec} metadata {number}"] = sorted(
+                    found, key=lambda entry: str(sorted(entry.items()))
+                )
     return told
 
 

@@ -1,4 +1,4 @@
-"""Metadata services of a test's own: ours and metaflow-local-service, with state and data in one directory."""
+"""Metadata services of a test's own, ours and metaflow-local-service: state and data in one directory."""
 
 from __future__ import annotations
 

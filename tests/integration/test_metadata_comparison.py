@@ -1,7 +1,7 @@
 """The Client's answers through a metadata service are those that the local provider gives.
 
 Each provider gets the same flows, plain and sandboxed, and is asked the questions of ask_client.py. Where
-metaflow-local-service alone answers otherwise is listed, and strict: the day it agrees, an addition of ours can go.
+metaflow-local-service alone answers otherwise is listed, strictly: the day it agrees, an addition can go.
 """
 
 from __future__ import annotations
@@ -28,11 +28,35 @@ ASK = Path(__file__).with_name("ask_client.py")
 HOW = {"plain": (), "sandboxed": SANDBOXED}
 RUNS = ("recorded", "failed", "resumed", "running", "killed")
 NAMES = [question.__name__ for question in (*QUESTIONS, *CHANGES)]
+# What metaflow-local-service 0.2 alone answers otherwise. Metaflow asks for one artifact by its name wherever
+# it wants to know how a task ended, or where it is in a foreach.
+BY_NAME = {
+    *(
+        "artifact_absent",
+        "artifact_by_name",
+        "artifact_by_path",
+        "attempts",
+        "relatives",
+        "task_facts",
+        "times",
+    ),
+}
+# It has no list of flows, and tells why tags are refused in JSON that Metaflow shows as it is.
+EVERYWHERE = {"changed_tags", "flows"}
+# It gives one list of the artifacts of all attempts.
+OF_ATTEMPTS = {"artifact_list_with_private", "artifact_lists"}
+UPSTREAM_DIFFERS = {
+    "recorded": {*EVERYWHERE, *BY_NAME, *OF_ATTEMPTS, "run_facts"},
+    "failed": {*EVERYWHERE, *BY_NAME},
+    "resumed": {*EVERYWHERE, *BY_NAME, "run_facts"},
+    "running": EVERYWHERE,
+    "killed": EVERYWHERE,
+}
 
 
 @dataclass
 class Answered:
-    """What one provider said: by run and question; and of the service, each run read by it and from its files."""
+    """What one provider said, by run and question; of the service, also each run read by it and from files."""
 
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     exact: dict[str, list[Any]] = field(default_factory=dict)
@@ -83,7 +107,12 @@ def answered(directory: Path, env: Mapping[str, str], options: tuple[str, ...], 
         waited = f"WaitingFlow/{found_run(waiting)}"
         look("running", waited)
         waiting.end()
-    for name, pathspec in (("killed", waited), ("recorded", recorded), ("failed", failed), ("resumed", resumed)):
+    for name, pathspec in (
+        ("killed", waited),
+        ("recorded", recorded),
+        ("failed", failed),
+        ("resumed", resumed),
+    ):
         look(name, pathspec)
     for name, pathspec in ids.items():
         told.answers[name].update(ask(pathspec, "changes", env))
@@ -103,7 +132,9 @@ def no_service(_: Path) -> Iterator[Mapping[str, str]]:
     yield {"METAFLOW_DEFAULT_METADATA": "local"}
 
 
-def a_service(program: tuple[str, ...]) -> Callable[[Path], contextlib.AbstractContextManager[Mapping[str, str]]]:
+def a_service(
+    program: tuple[str, ...],
+) -> Callable[[Path], contextlib.AbstractContextManager[Mapping[str, str]]]:
     """A service, and the environment that names it."""
 
     @contextlib.contextmanager
@@ -152,9 +183,21 @@ def test_a_run_reads_the_same_from_its_files(
     assert by_service == from_files
 
 
-@pytest.mark.parametrize("question", NAMES)
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+    ("run", "question"),
+    [
+        pytest.param(
+            run,
+            question,
+            marks=[pytest.mark.xfail(strict=True, raises=AssertionError)]
+            if question in UPSTREAM_DIFFERS[run]
+            else [],
+        )
+        for run in RUNS
+        for question in NAMES
+    ],
+)
 @pytest.mark.parametrize("how", HOW)
 def test_upstream_alone(said: Mapping[tuple[str, str], Answered], how: str, run: str, question: str) -> None:
-    """Guards the list of what our additions are for."""
+    """Guards the list of what our additions are for, and what reads right without them."""
     assert said["upstream", how].answers[run][question] == said["local", how].answers[run][question]

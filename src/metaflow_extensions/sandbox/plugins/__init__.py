@@ -48,3 +48,5 @@ if os.environ.get("METAFLOW_SANDBOX_GUEST"):
         ("heartbeat", ".guest_providers.sidecars.RelayHeartbeat"),
         ("spot_termination_monitor", ".guest_providers.sidecars.NoSpotMonitor"),
     ]
+elif os.environ.get("METAFLOW_SANDBOX_HEARTBEAT") == "light":
+    METADATA_PROVIDERS_DESC = [("service", ".light_heartbeat.LightServiceMetadata")]

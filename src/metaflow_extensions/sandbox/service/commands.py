@@ -51,6 +51,7 @@ def main(options: argparse.Namespace) -> int:
         state, anew = control.ensure(root, options.port, options.idle_timeout)
         say(f"{'Started' if anew else 'Already running'}: pid={state.pid}  url={state.url}")
         say(f"  METAFLOW_SERVICE_URL={state.url}\n  METAFLOW_DEFAULT_METADATA=service")
+        say("  METAFLOW_SANDBOX_HEARTBEAT=light")
         return 0
     if options.action == "run":
         return run(options, root)

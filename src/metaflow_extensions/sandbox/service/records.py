@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -141,12 +142,14 @@ def texts(body: Mapping[str, Any], name: str) -> list[str]:
 
 
 def write(folder: Path, name: str, record: Record) -> None:
-    """Write FOLDER/NAME.json, at once or not at all. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write FOLDER/NAME.json, at once or not at all. Raises OSError with the folder's name."""
     draft = folder / f".{name}.{os.getpid()}"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         draft.write_text(json.dumps(record))
         draft.rename(folder / f"{name}.json")
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        # A full disk's own error names no file.
+        raise OSError(error.errno, error.strerror, str(folder)) from error

@@ -48,6 +48,7 @@ def environment(given: Mapping[str, str], state: State) -> dict[str, str]:
         **given,
         "METAFLOW_SERVICE_URL": state.url,
         "METAFLOW_DEFAULT_METADATA": "service",
+        "METAFLOW_SANDBOX_HEARTBEAT": given.get("METAFLOW_SANDBOX_HEARTBEAT", "light"),
         "no_proxy": direct,
         "NO_PROXY": direct,
     }

@@ -76,14 +76,14 @@ class TaskRecords:
         known = (METADATA.fullmatch(name) for name in names(folder))
         newest = max((int(found.group(1)) for found in known if found), default=0)
         # Two entries of one millisecond must not share a file, and the clock may have been set back.
-        number = max(newest + 1, round(time.time() * 1000))
+        times = [max(milliseconds(entry.get("ts_epoch")), newest + 1) for entry in entries]
+        number = max(round(time.time() * 1000), *times, newest + 1)
         for offset, entry in enumerate(entries):
             field = entry.get("field_name")
             if not isinstance(field, str):
                 raise Refusal(400, f"{field!r:.80} is no field: field_name has to be a string")
             name = quote(field, safe="")[:LONGEST_FIELD]
-            time_of_entry = max(milliseconds(entry.get("ts_epoch")), newest + 1)
-            write(folder, f"sysmeta_{name}_{number + offset}", {**entry, "ts_epoch": time_of_entry})
+            write(folder, f"sysmeta_{name}_{number + offset}", {**entry, "ts_epoch": times[offset]})
 
     def tasks_with(self, step: RecordPath, field: str, pattern: str) -> list[str]:
         """Paths of the step's tasks with metadata of that field whose value holds the pattern.
