@@ -1,4 +1,4 @@
-"""Flows recorded by our metadata service, against the same with Metaflow's local provider; without its start."""
+"""Flows recorded by our metadata service, once it runs, against the same with Metaflow's local provider."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Questions to the Client API about a run, and its answers as JSON; its source is run where the flow ran.
 
-Each question is a function of a run; an error is an answer, too. The answers hold what two runs of one flow have in
-common; ``exact`` tells ids and times as well, to compare two ways of reading one run.
+Each question is a function of a run; an error is an answer, too. The answers hold what two runs of one flow
+have in common; ``exact`` tells ids and times as well, to compare two ways of reading one run.
 """
 
 import json

@@ -56,7 +56,7 @@ UPSTREAM_DIFFERS = {
 
 @dataclass
 class Answered:
-    """What one provider said, by run and question; of the service, also each run read by it and from files."""
+    """What one provider said, by run and question; of the service also each run, by it and from files."""
 
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     exact: dict[str, list[Any]] = field(default_factory=dict)

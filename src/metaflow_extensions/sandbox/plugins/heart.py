@@ -3,11 +3,10 @@
 Its standard input gives the HTTP request to send, then a byte for the end; it closes when its owner has died.
 """
 
+import _socket
 import os
 import select
 import sys
-
-import _socket
 
 WAIT = 10.0  # seconds between beats where the service does not say
 TIMEOUT = 10.0  # seconds for an answer

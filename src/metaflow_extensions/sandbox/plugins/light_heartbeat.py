@@ -1,6 +1,6 @@
 """Metaflow's service provider with a lighter heart, for a service on this machine.
 
-Metaflow starts a second Metaflow beside every task to beat: on a busy machine that nearly doubles a task's cost.
+Metaflow starts a second Metaflow beside every task to beat; on a busy machine that nearly doubles its cost.
 """
 
 from __future__ import annotations
