@@ -20,26 +20,37 @@ import pytest
 
 from .ask_client import CHANGES, QUESTIONS
 from .both_ways import SANDBOXED
+from .bucket import bucket
 from .harness import RUN_ID, TIMEOUT, flow_environment, place_flow, run_flow
 from .live import LiveFlow, live_flow
 from .services import UPSTREAM, WHOLE, Service, running
 
 ASK = Path(__file__).with_name("ask_client.py")
-HOW = {"plain": (), "sandboxed": SANDBOXED}
+
+
+@dataclass(frozen=True)
+class Way:
+    """Options of the flows' command lines, and whether their datastore is a bucket instead of a directory."""
+
+    options: tuple[str, ...] = ()
+    s3: bool = False
+
+
+HOW = {"plain": Way(), "sandboxed": Way(SANDBOXED), "sandboxed, S3": Way(SANDBOXED, s3=True)}
+# The services keep no artifacts: upstream alone is asked once of each kind of task.
+UPSTREAM_HOW = ("plain", "sandboxed")
 RUNS = ("recorded", "failed", "resumed", "running", "killed")
 NAMES = [question.__name__ for question in (*QUESTIONS, *CHANGES)]
 # What metaflow-local-service 0.2 alone answers otherwise. Metaflow asks for one artifact by its name wherever
 # it wants to know how a task ended, or where it is in a foreach.
 BY_NAME = {
-    *(
-        "artifact_absent",
-        "artifact_by_name",
-        "artifact_by_path",
-        "attempts",
-        "relatives",
-        "task_facts",
-        "times",
-    ),
+    "artifact_absent",
+    "artifact_by_name",
+    "artifact_by_path",
+    "attempts",
+    "relatives",
+    "task_facts",
+    "times",
 }
 # It has no list of flows, and tells why tags are refused in JSON that Metaflow shows as it is.
 EVERYWHERE = {"changed_tags", "flows"}
@@ -154,11 +165,13 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Mapping[tuple[str, str], A
     """What each provider says of plain and of sandboxed runs."""
 
     def one(provider: str, how: str) -> Answered:
-        directory = tmp_path_factory.mktemp(f"{provider}-{how}")
-        with PROVIDERS[provider](directory) as env:
-            return answered(directory, env, HOW[how], exact=provider == "whole")
+        directory, way = tmp_path_factory.mktemp(f"{provider}-{how}".replace(", ", "-")), HOW[how]
+        datastore = bucket() if way.s3 else contextlib.nullcontext({})
+        with PROVIDERS[provider](directory) as service, datastore as store:
+            return answered(directory, {**service, **store}, way.options, exact=provider == "whole")
 
-    cases = [(provider, how) for provider in PROVIDERS for how in HOW]
+    cases = [(provider, how) for how in HOW for provider in PROVIDERS]
+    cases = [case for case in cases if case[0] != "upstream" or case[1] in UPSTREAM_HOW]
     with ThreadPoolExecutor(3) as pool:
         return dict(zip(cases, pool.map(lambda case: one(*case), cases), strict=True))
 
@@ -197,7 +210,7 @@ def test_a_run_reads_the_same_from_its_files(
         for question in NAMES
     ],
 )
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("how", UPSTREAM_HOW)
 def test_upstream_alone(said: Mapping[tuple[str, str], Answered], how: str, run: str, question: str) -> None:
     """Guards the list of what our additions are for, and what reads right without them."""
     assert said["upstream", how].answers[run][question] == said["local", how].answers[run][question]

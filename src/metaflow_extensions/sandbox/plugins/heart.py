@@ -9,6 +9,7 @@ import select
 import sys
 
 WAIT = 10.0  # seconds between beats where the service does not say
+LEAST = 1.0  # seconds between them whatever it says
 TIMEOUT = 10.0  # seconds for an answer
 GROWTH = 1.5  # of the wait after each beat in a row that failed, as Metaflow's sidecar
 LARGEST = 65536  # bytes of a request, or of an answer
@@ -51,7 +52,7 @@ def beat(port: int, request: bytes) -> float:
         raise OSError(status[:80])
     # The only number of the body: {"wait_time_in_seconds": 10}, as JSON in a JSON string.
     digits = bytes(byte for byte in rest.partition(b"\r\n\r\n")[2] if 48 <= byte <= 57)
-    return float(digits) if 0 < len(digits) < 4 else WAIT
+    return max(float(digits), LEAST) if 0 < len(digits) < 4 else WAIT
 
 
 if __name__ == "__main__":
