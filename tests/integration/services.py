@@ -23,6 +23,10 @@ class Service:
     program: Sequence[str]
     directory: Path
 
+    def __post_init__(self) -> None:
+        """Keep it from the records of a directory above."""
+        (self.directory / ".metaflow").mkdir(parents=True, exist_ok=True)
+
     def command(self, *arguments: str, code: int | None = 0, env: Mapping[str, str] | None = None) -> str:
         """Run a subcommand; its output, both streams. It has to end with that code, None for any."""
         done = subprocess.run(
@@ -57,7 +61,6 @@ class Service:
 @contextlib.contextmanager
 def running(program: Sequence[str], directory: Path, *options: str) -> Iterator[Service]:
     """A service that is started, and stopped in the end."""
-    directory.mkdir(parents=True, exist_ok=True)
     service = Service(program, directory)
     service.command("start", "--metaflow-root", str(directory), *options)
     try:

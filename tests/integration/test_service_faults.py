@@ -260,7 +260,6 @@ def test_disk_that_takes_no_more(tmp_path: Path, mount: tuple[str, ...], cause: 
             "METAFLOW_DEFAULT_METADATA": "service",
             "METAFLOW_DATASTORE_SYSROOT_LOCAL": str(home),
         }
-        (home / ".metaflow").mkdir()
         flow = place_flow("resume_flow.py", tmp_path / "flow")
         done = run_flow(flow, "run", env=env, check=False)
     finally:
