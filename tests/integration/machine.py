@@ -221,9 +221,10 @@ def _shown(source: Path, name: str) -> Iterator[str]:
 
 
 def _children(pid: int) -> Iterator[int]:
-    with contextlib.suppress(FileNotFoundError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            yield from map(int, (task / "children").read_text().split())
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in list(Path(f"/proc/{pid}/task").iterdir()):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of a thread that ends
+                yield from map(int, (task / "children").read_text().split())
 
 
 def _unlock(directory: Path) -> None:

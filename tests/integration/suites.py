@@ -104,6 +104,16 @@ def microsandbox(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[
         yield {**cloud.settings, **memory}
 
 
+@contextlib.contextmanager
+def e2b(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Variables]:
+    """The stand-in for E2B."""
+    from .e2b import e2b_server
+
+    with e2b_server() as server:
+        # An artifact of 1 GiB does not fit into E2B's own default.
+        yield {**server.settings, "METAFLOW_SANDBOX_TESTS_MEMORY": "4096"}
+
+
 SUITES = {
     "boxlite": Suite(layout_for_machines, boxlite),
     "docker": Suite(lambda: "localhost/metaflow-sandbox-test", engine),
@@ -112,4 +122,5 @@ SUITES = {
     "pybox": Suite(made_tree, pybox),
     "metalbox": Suite(lambda: None, metalbox),
     "microsandbox": Suite(archive_for_machines, microsandbox),
+    "e2b": Suite(lambda: "localhost/metaflow-sandbox-test", e2b),
 }

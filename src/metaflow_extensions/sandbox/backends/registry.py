@@ -79,6 +79,11 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         "boxlite",
         "virtual machines of BoxLite, on this machine or on a server",
     ),
+    "e2b": BuiltIn(
+        "metaflow_extensions.sandbox.backends.e2b.backend:E2BBackend",
+        "e2b",
+        "virtual machines in E2B's cloud, with nothing but a key",
+    ),
     "metalbox": BuiltIn(
         "metaflow_extensions.sandbox.backends.metalbox.backend:MetalboxBackend",
         "metalbox",

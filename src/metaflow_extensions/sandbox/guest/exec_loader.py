@@ -4,6 +4,9 @@ It starts the command with the environment, directory and streams that it is tol
 when the command ends kills all that it left. Frames come over stdin as bytes: HEAD and what it announces.
 They go out over stdout as lines of base64, for SDKs that hand out text. They are numbered: one that is lost
 with a connection is noticed. At most WINDOW bytes of a direction are under way.
+
+Where connections break while the loader lives, a job ``resumes``: what the launcher may not have is kept and
+sent again, what comes in twice is dropped, and after its last frame the loader waits to be dismissed.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ from typing import Any, Dict, List, Tuple
 
 HEAD = struct.Struct("!BII")  # kind, number, bytes that follow
 COUNT = struct.Struct("!I")
-JOB, IN, END_IN, KILL, TAKEN, STAY = range(1, 7)  # to the loader
-STARTED, FAILED, OUT, ERR, GIVEN, ALIVE, LOST, LAST = range(1, 9)  # from it
+# To the loader. TAKEN holds a COUNT of bytes; another one there, in STAY and in RESUME is the last number
+# that was received.
+JOB, IN, END_IN, KILL, TAKEN, STAY, RESUME, BYE = range(1, 9)
+STARTED, FAILED, OUT, ERR, GIVEN, ALIVE, LOST, LAST = range(1, 9)  # from it; LAST holds the exit code
 WINDOW = 1 << 20  # bytes
 CHUNK = 48 * 1024  # bytes: 64 KiB of base64
 BEAT = 5.0  # seconds between signs of life
@@ -43,6 +48,10 @@ class Loader:
         self.code = -1
         self.credit = WINDOW
         self.killed = False
+        self.dismissed = False
+        self.resumes = False
+        self.keeps = True  # frames, until it is known that the job does not resume
+        self.kept: List[Tuple[int, bytes]] = []
         self.input = -1  # the writing end of the command's stdin
         self.pending = bytearray()
         self.end_input = False
@@ -60,31 +69,42 @@ class Loader:
         """One frame to the launcher, whole."""
         self.sent += 1
         self.told = time.monotonic()
-        view = memoryview(binascii.b2a_base64(HEAD.pack(kind, self.sent, len(payload)) + payload))
-        while view:
-            view = view[os.write(1, view) :]
+        line = binascii.b2a_base64(HEAD.pack(kind, self.sent, len(payload)) + payload)
+        if self.keeps:
+            self.kept.append((self.sent, line))
+        write(line)
 
     def run(self) -> int:
         """Carry on until the command has ended; its exit code, 128 + n when a signal ended it."""
         self.tell(ALIVE)
         while self.code < 0 or (self.outputs and not self.killed):
-            poll = select.poll()
-            poll.register(0, select.POLLIN)
-            poll.register(self.waker, select.POLLIN)
-            if self.input >= 0 and self.pending:
-                poll.register(self.input, select.POLLOUT)
-            for descriptor in self.outputs if self.credit > 0 else ():
-                poll.register(descriptor, select.POLLIN)
-            for descriptor, _ in poll.poll(BEAT * 1000):
-                self.handle(descriptor)
-            self.bury()
-            now = time.monotonic()
-            if now - self.told >= BEAT:
-                self.tell(ALIVE)
-            if now - self.heard >= ORPHANED:
+            self.pass_on()
+            if self.is_orphaned():
                 self.kill()
-        self.tell(LAST)
+        self.outputs = {}
+        self.tell(LAST, COUNT.pack(self.code))
+        while self.resumes and not self.dismissed and not self.is_orphaned():
+            self.pass_on()
         return self.code
+
+    def pass_on(self) -> None:
+        """Wait for something to do, and do it."""
+        poll = select.poll()
+        poll.register(0, select.POLLIN)
+        poll.register(self.waker, select.POLLIN)
+        if self.input >= 0 and self.pending:
+            poll.register(self.input, select.POLLOUT)
+        for descriptor in self.outputs if self.credit > 0 else ():
+            poll.register(descriptor, select.POLLIN)
+        for descriptor, _ in poll.poll(BEAT * 1000):
+            self.handle(descriptor)
+        self.bury()
+        if time.monotonic() - self.told >= BEAT:
+            self.tell(ALIVE)
+
+    def is_orphaned(self) -> bool:
+        """Whether nobody is there any more."""
+        return time.monotonic() - self.heard >= ORPHANED
 
     def handle(self, descriptor: int) -> None:
         """Do what the descriptor is ready for."""
@@ -108,6 +128,7 @@ class Loader:
         self.heard = time.monotonic()
         if not data:
             self.kill()  # nobody is there any more
+            self.dismissed = True
         self.buffer += data
         while len(self.buffer) >= HEAD.size:
             kind, number, length = HEAD.unpack_from(self.buffer)
@@ -115,6 +136,8 @@ class Loader:
                 return
             payload = bytes(self.buffer[HEAD.size : HEAD.size + length])
             del self.buffer[: HEAD.size + length]
+            if self.resumes and number <= self.received:
+                continue
             self.received += 1
             if number != self.received:
                 self.tell(LOST)
@@ -125,7 +148,9 @@ class Loader:
     def obey(self, kind: int, payload: bytes) -> None:
         """Do what one frame says."""
         if kind == JOB:
-            self.start(json.loads(payload))
+            job = json.loads(payload)
+            self.keeps = self.resumes = job.get("resumes", False)
+            self.start(job)
         elif kind == IN:
             self.pending += payload
             self.feed()
@@ -133,9 +158,24 @@ class Loader:
             self.end_input = True
             self.feed()
         elif kind == TAKEN:
-            self.credit += COUNT.unpack(payload)[0]
+            self.credit += COUNT.unpack_from(payload)[0]
+            self.forget(payload[COUNT.size :])
+        elif kind == STAY:
+            self.forget(payload)
+        elif kind == RESUME:
+            self.forget(payload)
+            # What follows may follow a part of a line.
+            write(b"\n" + b"".join(line for _, line in self.kept))
         elif kind == KILL:
             self.kill()
+        elif kind == BYE:
+            self.dismissed = True
+
+    def forget(self, payload: bytes) -> None:
+        """Keep no longer what has arrived: the payload is the last number, if there is one."""
+        if payload:
+            (number,) = COUNT.unpack(payload)
+            self.kept = [frame for frame in self.kept if frame[0] > number]
 
     def feed(self) -> None:
         """Pass on what came for the command's stdin, as much as it takes."""
@@ -211,6 +251,13 @@ class Loader:
         end_all()
         if not self.pid:
             self.code = 128 + signal.SIGKILL
+
+
+def write(lines: bytes) -> None:
+    """Write them to stdout, all."""
+    view = memoryview(lines)
+    while view:
+        view = view[os.write(1, view) :]
 
 
 def become(job: Dict[str, Any], streams: List[Tuple[int, int]]) -> None:
