@@ -6,7 +6,8 @@ They go out over stdout as lines of base64, for SDKs that hand out text. They ar
 with a connection is noticed. At most WINDOW bytes of a direction are under way.
 
 Where connections break while the loader lives, a job ``resumes``: what the launcher may not have is kept and
-sent again, what comes in twice is dropped, and after its last frame the loader waits to be dismissed.
+sent again, and what comes in twice is dropped. After its last frame the loader waits to be dismissed: a
+connection that closes while something is still on its way in takes back what went out last.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ STARTED, FAILED, OUT, ERR, GIVEN, ALIVE, LOST, LAST = range(1, 9)  # from it; LA
 WINDOW = 1 << 20  # bytes
 CHUNK = 48 * 1024  # bytes: 64 KiB of base64
 BEAT = 5.0  # seconds between signs of life
+FAREWELL = 10.0  # seconds for a launcher that can't connect again to say that it has all
 ORPHANED = 300.0  # seconds without one from the launcher
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PLACE = "/run/metaflow-sandbox-box"
@@ -83,7 +85,10 @@ class Loader:
                 self.kill()
         self.outputs = {}
         self.tell(LAST, COUNT.pack(self.code))
-        while self.resumes and not self.dismissed and not self.is_orphaned():
+        waits_until = None if self.resumes else time.monotonic() + FAREWELL
+        while not self.dismissed and not self.is_orphaned():
+            if waits_until and time.monotonic() > waits_until:
+                break
             self.pass_on()
         return self.code
 

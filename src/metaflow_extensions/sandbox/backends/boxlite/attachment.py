@@ -17,7 +17,7 @@ from boxlite import BoxliteError
 
 from ...errors import SandboxLost, StartFailed
 from ...guest import exec_loader
-from ...guest.exec_loader import HEAD, LAST, LOST, STAY
+from ...guest.exec_loader import BYE, HEAD, LAST, LOST, STAY
 from ..inner_files import PYTHON
 from ..loaded_process import KILLED, OnEnd, OnFrame
 
@@ -44,7 +44,7 @@ class Attachment:
         self._sent = self._received = 0
         self._heard = 0.0
         self._errors = ""
-        self._complete = False
+        self._complete = self._dismissed = False
         self._execution: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._ended = False
@@ -62,7 +62,10 @@ class Attachment:
         self._tasks = [asyncio.ensure_future(part) for part in parts]
 
     def send(self, kind: int, payload: bytes = b"") -> None:
-        """Queue one frame; those of one thread arrive in order."""
+        """Queue one frame; those of one thread arrive in order. None follows the farewell."""
+        if self._dismissed:
+            return
+        self._dismissed = kind == BYE
         self._sent += 1
         self._outgoing.put_nowait(HEAD.pack(kind, self._sent, len(payload)) + payload)
 
@@ -119,7 +122,9 @@ class Attachment:
         self._received += 1
         if number != self._received or len(frame) != HEAD.size + length or kind == LOST:
             raise SandboxLost("the connection to the box broke, and what was on its way is lost")
-        self._complete = kind == LAST
+        if kind == LAST:
+            self._complete = True
+            self.send(BYE)
         self._on_frame(kind, frame[HEAD.size :])
 
     async def _outcome(self) -> int | SandboxLost:
