@@ -1,0 +1,120 @@
+"""From a spec to the SDK's parameters: whole cores and GiB, labels, networks, and an end without us."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import daytona
+
+from ...errors import UnsupportedOption
+from ..default_image import DEFAULT_IMAGE
+from ..interface import SandboxSpec
+
+OURS = "metaflow-sandbox"  # label of every sandbox of ours
+LABEL = "metaflow-sandbox.label."  # before the names of the step's own labels
+GIB = 1024  # MiB
+AUTO_STOP = 15  # minutes without a call; the sandbox is ephemeral, so that this ends it
+TTL = 120  # minutes, extended while a command runs
+MARGIN = 300.0  # seconds from the end of a lifetime to Daytona's own end of the sandbox
+OPTIONS = {
+    "snapshot": "name of a snapshot, in place of an image",
+    "target": "region",
+    "volumes": "{absolute path inside: id of a volume}",
+}
+
+
+def parameters(name: str, spec: SandboxSpec) -> Any:
+    """What to create. Raises UnsupportedOption for what Daytona can't give."""
+    options = _checked(spec.options)
+    common: dict[str, Any] = {
+        "name": name,
+        "labels": {OURS: name, **{LABEL + key: value for key, value in spec.labels.items()}},
+        "ephemeral": True,
+        "auto_stop_interval": AUTO_STOP,
+        "ttl_minutes": ttl(spec),
+        "target": options.get("target"),
+        "volumes": [
+            daytona.VolumeMount(volume_id=volume, mount_path=path)
+            for path, volume in options.get("volumes", {}).items()
+        ],
+        **network(spec.network),
+    }
+    resources = {
+        "cpu": _whole("cpu", spec.cpu, 1, "cores"),
+        "memory": _whole("memory", spec.memory, GIB, "GiB"),
+        "disk": _whole("disk", spec.disk, GIB, "GiB"),
+    }
+    asked = {option: value for option, value in resources.items() if value is not None}
+    snapshot = options.get("snapshot")
+    if snapshot is None:
+        return daytona.CreateSandboxFromImageParams(
+            image=image(spec), resources=daytona.Resources(**asked) if asked else None, **common
+        )
+    if asked or spec.image:
+        raise UnsupportedOption(
+            f"a snapshot of Daytona has its own image, cores, memory and disk: leave out "
+            f"{', '.join(asked) or 'image'}, or the snapshot {snapshot!r}"
+        )
+    return daytona.CreateSandboxFromSnapshotParams(snapshot=snapshot, **common)
+
+
+def image(spec: SandboxSpec) -> str:
+    """The image's name. Raises UnsupportedOption for one that would be more than a name in a Dockerfile."""
+    named = spec.image or DEFAULT_IMAGE
+    if not named.isprintable() or " " in named or "$" in named:
+        raise UnsupportedOption(f"image={named!r} is not a name of an image")
+    return named
+
+
+def ttl(spec: SandboxSpec) -> int:
+    """Minutes after which Daytona ends the sandbox, whatever happens to us."""
+    return math.ceil((spec.lifetime + MARGIN) / 60) if spec.lifetime else TTL
+
+
+def network(asked: str | tuple[str, ...]) -> dict[str, Any]:
+    """Blocked, open, or open for named hosts or for networks in CIDR notation."""
+    if isinstance(asked, str):
+        return {"network_block_all": asked == "none"}
+    networks = [host for host in asked if _is_network(host)]
+    if networks and len(networks) != len(asked):
+        raise UnsupportedOption(f"network={list(asked)!r}: name hosts or networks, not both")
+    return {"network_allow_list" if networks else "domain_allow_list": ",".join(asked)}
+
+
+def _is_network(host: str) -> bool:
+    try:
+        ipaddress.ip_network(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _whole(option: str, value: float | None, unit: int, name: str) -> int | None:
+    if value is None:
+        return None
+    if value % unit:
+        raise UnsupportedOption(
+            f"{option}={value:g}: Daytona has whole {name} only, the next is "
+            f"{option}={math.ceil(value / unit) * unit}"
+        )
+    return int(value // unit)
+
+
+def _checked(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    wrong = [name for name, value in options.items() if not _fits(name, value)]
+    if wrong:
+        known = "; ".join(f"{name}: {what}" for name, what in OPTIONS.items())
+        raise UnsupportedOption(f"backend_options {sorted(wrong)} can't be honoured; there are: {known}")
+    return options
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name == "volumes":
+        return isinstance(value, Mapping) and all(
+            isinstance(path, str) and path.startswith("/") and isinstance(volume, str)
+            for path, volume in value.items()
+        )
+    return name in OPTIONS and isinstance(value, str) and bool(value)

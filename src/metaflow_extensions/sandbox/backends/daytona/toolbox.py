@@ -1,0 +1,160 @@
+"""Calls into one sandbox, repeated when they or their answers are lost on the way."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import shlex
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import daytona
+
+from ...errors import CommandTimeout, SandboxLost, StartFailed, UnsupportedOption
+from ...guest import polled_loader
+from ...guest.polled_loader import ANSWER, ASK, MARK, UNREACHABLE
+from . import failures
+from .client import ANSWER as QUICK
+from .client import call
+from .leftovers import find, state
+from .options import TTL
+
+T = TypeVar("T")
+PLACE = "/var/tmp/metaflow-sandbox"
+CONTROL = f"{PLACE}/control"  # for the sandbox's user alone, once a command was started
+PYTHON = "python3"  # of the image
+LOADER = Path(polled_loader.__file__)
+EXTRA = 20  # seconds for what a call takes besides its waiting
+UPLOAD = 600  # seconds
+PATIENCE = 120.0  # seconds in which calls may fail while the sandbox is said to run
+EXTEND_EVERY = TTL * 60 / 4  # seconds
+MISSING = (126, 127)
+
+
+class Toolbox:
+    """``gone`` says why the sandbox is not to be called any more, None while it is."""
+
+    def __init__(self, sandbox: Any, gone: Callable[[], str | None], *, extends: bool) -> None:
+        self._sandbox = sandbox
+        self._gone = gone
+        self._equipping = threading.Lock()
+        self._equipped = False
+        self._extends = extends
+        self._extended = time.monotonic()
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """Repeat nothing any more."""
+        self._closed.set()
+
+    def upload(self, files: Mapping[str, bytes | str]) -> None:
+        """Copy contents or files of this machine, by their target; the loader goes along with the first."""
+        with self._equipping:
+            wanted: dict[str, bytes | str] = {} if self._equipped else {f"{CONTROL}/loader.py": str(LOADER)}
+            uploads = [daytona.FileUpload(source, name) for name, source in {**wanted, **files}.items()]
+            self._repeated(lambda: self._sandbox.fs.upload_files(uploads, UPLOAD), UPLOAD + EXTRA)
+            self._equipped = True
+
+    def start(self, name: str) -> str:
+        """Start the job of that name; why it did not start, or nothing."""
+        return self.run([PYTHON, "-I", "-S", f"{CONTROL}/loader.py", "start", CONTROL, name]).decode()
+
+    def ask(
+        self,
+        name: str,
+        what: int,
+        offset: int,
+        data: bytes = b"",
+        *,
+        wait: float = 0,
+        most: int = 0,
+        patience: float = PATIENCE,
+    ) -> tuple[int, bytes]:
+        """Ask a command's holder: the answer's offset and data. Raises SandboxLost."""
+        request = ASK.pack(what, offset, int(wait * 1000), most) + data
+        words = [PYTHON, "-I", "-S", f"{CONTROL}/loader.py", "ask", CONTROL, name]
+        answer = self.run(words, request, wait, patience)
+        return ANSWER.unpack_from(answer)[0], answer[ANSWER.size :]
+
+    def run(
+        self, words: Sequence[str], given: bytes = b"", wait: float = 0, patience: float = PATIENCE
+    ) -> bytes:
+        """Run a program of ours, given bytes as base64 on its stdin; what it answered between MARKs."""
+        # A document in the script: the daemon's shell reads its commands from stdin, too.
+        command = f"exec {shlex.join(words)} <<'.'\n{base64.b64encode(given).decode()}\n.\n"
+        seconds = int(wait) + EXTRA
+
+        def execute() -> bytes:
+            said = self._sandbox.process.exec(command, cwd="/", timeout=seconds)
+            return _answer(said.exit_code, said.result)
+
+        self._extend()
+        return self._repeated(execute, seconds + 10, patience)
+
+    def _repeated(self, action: Callable[[], T], deadline: float, patience: float = PATIENCE) -> T:
+        """Repeat it until it succeeds. Raises SandboxLost when the sandbox is gone or out of reach for long."""
+        since, pause = time.monotonic(), 0.05
+        while True:
+            reason = self._gone()
+            if reason:
+                raise SandboxLost(reason)
+            try:
+                return call(action, deadline)
+            except (daytona.DaytonaError, CommandTimeout, _Unanswered) as error:
+                self._ensure_there(error)
+                if time.monotonic() - since > patience:
+                    raise SandboxLost(
+                        f"sandbox {self._sandbox.name} is said to run and does not answer ({error}): it may "
+                        "have run out of memory"
+                    ) from error
+                self._closed.wait(failures.retry_after(error) or pause)
+                pause = min(2.0, pause * 2)
+
+    def _ensure_there(self, error: Exception) -> None:
+        """Raise SandboxLost unless the sandbox still runs, as far as can be known."""
+        reason = self._gone()
+        if reason:
+            raise SandboxLost(reason) from error
+        try:
+            found = find(self._sandbox.name)
+        except (daytona.DaytonaError, CommandTimeout):
+            return  # no connection: it may come back
+        if found is None:
+            raise SandboxLost(f"sandbox {self._sandbox.name} was destroyed") from error
+        if state(found) != "started":
+            why = f": {found.error_reason}" if found.error_reason else ""
+            raise SandboxLost(f"sandbox {self._sandbox.name} is {state(found)}{why}") from error
+
+    def _extend(self) -> None:
+        """Put off Daytona's own end of the sandbox; that the next call does it, too, is soon enough."""
+        if self._extends and time.monotonic() - self._extended > EXTEND_EVERY:
+            self._extended = time.monotonic()
+            with contextlib.suppress(daytona.DaytonaError, CommandTimeout):
+                call(lambda: self._sandbox.set_ttl(TTL, QUICK), QUICK)
+
+
+class _Unanswered(Exception):
+    """A program of ours that ran and gave no answer."""
+
+
+def _answer(code: int | None, said: str) -> bytes:
+    mark = MARK.decode()
+    before, _, rest = said.rpartition(mark)
+    text = before.rpartition(mark)[2]
+    if code == 0 and rest is not said:
+        with contextlib.suppress(binascii.Error):
+            return base64.b64decode(text, validate=True)
+    if code in MISSING:
+        raise UnsupportedOption(f"the image has no {PYTHON} to run commands with ({said.strip()[-300:]})")
+    if code == UNREACHABLE:
+        raise SandboxLost(
+            f"what holds the command in the sandbox was ended there ({said.strip()[-300:]}): the step may "
+            "have killed it, or run out of memory"
+        )
+    if code == 1:
+        raise StartFailed(f"{PYTHON} of the image does not run the loader: {said.strip()[-500:]}")
+    raise _Unanswered(f"exit code {code}: {said[-300:]}")
