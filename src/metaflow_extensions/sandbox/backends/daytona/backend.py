@@ -9,6 +9,7 @@ Default image: python:<the launcher's minor>-slim.
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -50,7 +51,7 @@ class DaytonaBackend:
 
     def check(self) -> None:
         """Ask for a list. Raises BackendUnavailable with the setting to mend, or QuotaExceeded."""
-        _page({})
+        _listed({}, most=1)
 
     def open(self, spec: SandboxSpec) -> DaytonaSandbox:
         """Make a sandbox that runs.
@@ -73,7 +74,7 @@ class DaytonaBackend:
 
     def list(self, labels: Mapping[str, str]) -> Iterator[SandboxInfo]:
         """Sandboxes of this key's organization; those made elsewhere appear after some seconds."""
-        found = {str(item.name) for item in _page({LABEL + key: value for key, value in labels.items()})}
+        found = {str(item.name) for item in _listed({LABEL + key: value for key, value in labels.items()})}
         own = {name for name, its in opened().items() if labels.items() <= its.items()}
         for name in sorted(found | own):
             try:
@@ -89,11 +90,13 @@ class DaytonaBackend:
         leftovers.end(sandbox_id)
 
 
-def _page(labels: Mapping[str, str]) -> list[Any]:
+def _listed(labels: Mapping[str, str], most: int | None = None) -> list[Any]:
     sdk = client()
-    query = daytona.ListSandboxesQuery(labels=dict(labels) or None)
+    query = daytona.ListSandboxesQuery(labels=dict(labels) or None, limit=most)
     try:
-        listed = call(lambda: list(sdk.list(query, request_timeout=ANSWER)), 4 * ANSWER)
+        listed = call(
+            lambda: list(itertools.islice(sdk.list(query, request_timeout=ANSWER), most)), 4 * ANSWER
+        )
     except (daytona.DaytonaError, CommandTimeout) as error:
         raise failures.refused(error) from error
     return [item for item in listed if item.labels.get(OURS) == item.name]
