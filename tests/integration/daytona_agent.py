@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 lock = threading.Lock()
 
@@ -31,7 +32,7 @@ def answer(asked):
 
 
 def execute(asked):
-    if not os.path.isdir(asked["cwd"] or "/"):
+    if not Path(asked["cwd"] or "/").is_dir():
         return {"exitCode": -1, "result": ""}
     shell = subprocess.Popen(
         ["/bin/sh"],
@@ -53,9 +54,8 @@ def execute(asked):
 
 def upload(asked):
     for name, content in asked["files"].items():
-        os.makedirs(os.path.dirname(name), exist_ok=True)
-        with open(name, "wb") as file:
-            file.write(base64.b64decode(content))
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(base64.b64decode(content))
     return {}
 
 

@@ -3,7 +3,7 @@
 It speaks to the unmodified SDK, whose own models check what it is sent and what it answers. A sandbox is a
 machine of ``machine.py`` in which ``daytona_agent.py`` runs commands for real; no image is pulled or built, a
 valid name is taken to exist. It prints its port, and ends with its standard input. ``POST /faults`` makes it
-fail as asked, see ``Faults``; ``POST /vanish/{name}`` and ``POST /starve/{name}`` end a sandbox, or its daemon.
+fail as asked, see ``Faults``; ``POST /vanish/{name}`` ends a sandbox, ``POST /starve/{name}`` its daemon.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Faults:
     502: those of ``lost_calls`` after the work was done. A creation answers 403 in the words of ``quota``, or
     does its work and then answers ``lost_create`` (502), or nothing for ``mute`` seconds. No sandbox comes up
     with a reason in ``boot``, and all only after ``build`` seconds. Lists lag by ``lag`` seconds, removals
-    take ``removal`` seconds, and every removal but the first meanwhile is a conflict. ``minute`` is the length
-    of Daytona's minutes, ``delay`` that of the way to a sandbox, in seconds.
+    take ``removal`` seconds, and every removal but the first meanwhile is a conflict. ``minute`` is how long
+    Daytona's minutes are, ``delay`` how long the way to a sandbox is, in seconds.
     """
 
     busy: int = 0
@@ -123,6 +123,7 @@ class Sandbox:
     machine: Machine | None = None
     daemon: Daemon | None = None
     called: float = field(default_factory=time.monotonic)
+    put_off: int = 0
     listed: float = 0.0  # when lists have its newest state
 
     @property
@@ -152,6 +153,7 @@ class Server:
             [
                 web.post("/faults", self.set_faults),
                 web.get("/created", self.tell_created),
+                web.get("/ttl/{name}", self.tell_ttl),
                 web.post("/vanish/{name}", self.vanish),
                 web.post("/starve/{name}", self.starve),
                 web.post("/api/sandbox", self.create),
@@ -180,6 +182,10 @@ class Server:
     async def tell_created(self, _request: web.Request) -> web.Response:
         """Every request for a sandbox."""
         return web.json_response(self.created)
+
+    async def tell_ttl(self, request: web.Request) -> web.Response:
+        """How often its time to live was set."""
+        return web.json_response(self._find(request).put_off)
 
     async def vanish(self, request: web.Request) -> web.Response:
         """As a provider loses one."""
@@ -254,7 +260,7 @@ class Server:
         """From now on."""
         sandbox = self._find(request)
         sandbox.ends = int(request.match_info["minutes"])
-        sandbox.about["ttlSet"] = sandbox.about.get("ttlSet", 0) + 1
+        sandbox.put_off += 1
         return self._told(sandbox)
 
     async def logs_url(self, request: web.Request) -> web.Response:
@@ -310,7 +316,6 @@ class Server:
             raise Refused(502, "bad gateway")
         sandbox.called = time.monotonic()
         told = await sandbox.daemon.ask(what, **asked)
-        sandbox.called = time.monotonic()
         if faults.lost_calls:
             faults.lost_calls -= 1
             raise Refused(502, "bad gateway")
@@ -363,7 +368,9 @@ class Server:
         sandbox.about["state"] = "building_snapshot"
         await asyncio.sleep(faults.build)
         if not REFERENCE.fullmatch(image):
-            sandbox.about["errorReason"] = f"failed to parse stage name {image[5:-1]!r}: invalid reference format"
+            sandbox.about["errorReason"] = (
+                f"failed to parse stage name {image[5:-1]!r}: invalid reference format"
+            )
             sandbox.about["state"] = "build_failed"
         elif faults.boot:
             sandbox.about.update(state="error", errorReason=faults.boot)
@@ -425,10 +432,7 @@ class Server:
     @web.middleware
     async def _checked(self, request: web.Request, handler: Any) -> web.StreamResponse:
         try:
-            if request.path.startswith(("/api/sandbox", "/toolbox")) and (
-                request.headers.get("Authorization") != f"Bearer {self._key}"
-            ):
-                raise Refused(401, "Invalid credentials", "UNAUTHORIZED")
+            self._authenticate(request)
             answer: web.StreamResponse = await handler(request)
         except Refused as refused:
             inside = request.path.startswith("/toolbox")
@@ -440,6 +444,11 @@ class Server:
             }
             return web.json_response(said, status=refused.status, headers=refused.headers)
         return answer
+
+    def _authenticate(self, request: web.Request) -> None:
+        known = request.headers.get("Authorization") == f"Bearer {self._key}"
+        if not known and request.path.startswith(("/api/sandbox", "/toolbox")):
+            raise Refused(401, "Invalid credentials", "UNAUTHORIZED")
 
 
 async def serve(key: str) -> None:

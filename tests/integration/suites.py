@@ -104,12 +104,22 @@ def microsandbox(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[
         yield {**cloud.settings, **memory}
 
 
+@contextlib.contextmanager
+def daytona(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Variables]:
+    """The stand-in for Daytona."""
+    from .daytona import daytona_server
+
+    with daytona_server() as server:
+        yield server.settings
+
+
 SUITES = {
     "boxlite": Suite(layout_for_machines, boxlite),
     "docker": Suite(lambda: "localhost/metaflow-sandbox-test", engine),
     "podman": Suite(lambda: "localhost/metaflow-sandbox-test", engine),
     "nitrobox": Suite(made_tree, nothing),
     "pybox": Suite(made_tree, pybox),
+    "daytona": Suite(lambda: "test-image", daytona),
     "metalbox": Suite(lambda: None, metalbox),
     "microsandbox": Suite(archive_for_machines, microsandbox),
 }

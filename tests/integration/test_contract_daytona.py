@@ -14,7 +14,7 @@ from .daytona import DaytonaServer, daytona_server
 
 pytest.importorskip("daytona", reason="the SDK is missing: pip install daytona")
 
-from metaflow_extensions.sandbox.backends.daytona.backend import DaytonaBackend  # noqa: E402
+from metaflow_extensions.sandbox.backends.daytona.backend import DaytonaBackend
 
 WHOLE = "Daytona has whole cores and GiB only: the rest is refused"
 

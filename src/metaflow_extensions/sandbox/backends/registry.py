@@ -79,6 +79,11 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         "boxlite",
         "virtual machines of BoxLite, on this machine or on a server",
     ),
+    "daytona": BuiltIn(
+        "metaflow_extensions.sandbox.backends.daytona.backend:DaytonaBackend",
+        "daytona",
+        "containers in Daytona's cloud, with nothing but its API key",
+    ),
     "metalbox": BuiltIn(
         "metaflow_extensions.sandbox.backends.metalbox.backend:MetalboxBackend",
         "metalbox",

@@ -12,6 +12,7 @@ STEP_DECORATORS_DESC = [
     ("podman", ".aliases.PodmanDecorator"),
     ("nitrobox", ".aliases.NitroboxDecorator"),
     ("pybox", ".aliases.PyboxDecorator"),
+    ("daytona", ".aliases.DaytonaDecorator"),
     ("metalbox", ".aliases.MetalboxDecorator"),
     ("microsandbox", ".aliases.MicrosandboxDecorator"),
 ]

@@ -37,6 +37,11 @@ class PyboxDecorator(SandboxDecorator):  # noqa: D101
     name = backend_name = "pybox"
 
 
+class DaytonaDecorator(SandboxDecorator):  # noqa: D101
+    __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away Daytona sandbox")
+    name = backend_name = "daytona"
+
+
 class MetalboxDecorator(SandboxDecorator):  # noqa: D101
     __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away MetalBox service (macOS)")
     name = backend_name = "metalbox"

@@ -24,7 +24,7 @@ from ..warden import warden
 from . import failures, leftovers
 from .client import ANSWER, call, client
 from .creation import create
-from .options import LABEL, OURS, parameters
+from .parameters import LABEL, OURS, parameters
 from .sandbox import DaytonaSandbox, opened
 
 NAME = "daytona"

@@ -21,7 +21,10 @@ FAILED = ("error", "build_failed")
 
 
 def create(sdk: Any, parameters: Any, tell: Callable[[str], None] | None) -> Any:
-    """The SDK's sandbox, started. Raises UnsupportedOption, QuotaExceeded, BackendUnavailable or StartFailed."""
+    """The SDK's sandbox, started.
+
+    Raises UnsupportedOption, QuotaExceeded, BackendUnavailable or StartFailed.
+    """
     image = getattr(parameters, "image", None)
     seconds = FROM_IMAGE if image else FROM_SNAPSHOT
     deadline = time.monotonic() + seconds
@@ -37,7 +40,7 @@ def create(sdk: Any, parameters: Any, tell: Callable[[str], None] | None) -> Any
         except BaseException:
             # Nothing more can be done here when that fails, too: Daytona ends what nobody calls.
             with contextlib.suppress(SandboxLost, BackendUnavailable):
-                remove(parameters.name)
+                remove(parameters.name, SETTLED)
             raise
 
 

@@ -1,4 +1,4 @@
-"""What the SDK's errors mean, in words of ours. Quota answers are 4xx like any other and known by their words."""
+"""What the SDK's errors mean, in words of ours; quota answers are 4xx like others, known by their words."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import daytona
+from urllib3.exceptions import NewConnectionError
 
 from ...errors import (
     BackendUnavailable,
@@ -22,7 +23,7 @@ TOO_LARGE = re.compile(r"per sandbox|exceeds? (the )?maximum", re.IGNORECASE)
 QUOTA = re.compile(r"quota|limit exceeded|limit reached|maximum allowed|too many|rate limit", re.IGNORECASE)
 NAMES = re.compile(r"snapshot|image|volume|target|region", re.IGNORECASE)
 UNKNOWN_IMAGE = re.compile(
-    r"invalid reference format|must be lowercase|not found|manifest unknown|does not exist|denied|unauthorized",
+    r"invalid reference format|must be lowercase|not found|manifest unknown|not exist|denied|unauthorized",
     re.IGNORECASE,
 )
 
@@ -35,6 +36,8 @@ def is_gone(error: Exception) -> bool:
 def is_definite(error: Exception) -> bool:
     """Whether nothing can have come of the call; a conflict may be with what the call itself made."""
     status = getattr(error, "status_code", None)
+    if isinstance(getattr(error.__cause__, "reason", None), NewConnectionError):
+        return True
     return status is not None and 400 <= status < 500 and status not in (408, 409)
 
 

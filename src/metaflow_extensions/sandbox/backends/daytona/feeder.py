@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from ...errors import SandboxError, SandboxLost
-from ...guest.polled_loader import END, SEND
+from ...guest.holder import END, SEND
 
 BATCH = 1 << 20  # bytes in one call
 HELD = 2 << 20  # bytes that wait here before a sender has to

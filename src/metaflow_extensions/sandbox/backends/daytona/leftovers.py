@@ -11,7 +11,7 @@ import daytona
 from ...errors import CommandTimeout, SandboxError, SandboxLost
 from . import failures
 from .client import ANSWER, call, client
-from .options import OURS
+from .parameters import OURS
 
 END = f"{__name__}:end"  # for the warden
 ID = re.compile(r"metaflow-[0-9a-f]{16}\Z")
@@ -25,7 +25,7 @@ def end(*sandbox_ids: str) -> None:
     for sandbox_id in sandbox_ids:
         try:
             remove(sandbox_id)
-        except SandboxError as error:
+        except SandboxError as error:  # noqa: PERF203 -- that is the loop
             failed.append(str(error))
     if failed:
         raise SandboxLost("; ".join(failed))
@@ -50,16 +50,16 @@ def state(sandbox: Any) -> str:
     return str(getattr(sandbox.state, "value", sandbox.state))
 
 
-def remove(sandbox_id: str) -> None:
+def remove(sandbox_id: str, patience: float = PATIENCE) -> None:
     """Remove a sandbox; idempotent. Raises SandboxLost when Daytona does not accept it."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     pause = 0.1
     while True:
         try:
             found = find(sandbox_id)
             if found is not None:
                 call(lambda: found.delete(ANSWER), ANSWER)  # noqa: B023 - called at once
-        except (daytona.DaytonaError, CommandTimeout) as error:
+        except (daytona.DaytonaError, CommandTimeout) as error:  # noqa: PERF203 -- that is the loop
             if failures.is_gone(error):
                 return
             if failures.is_definite(error) and getattr(error, "status_code", None) != 429:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from ...errors import SandboxError, SandboxLost, UnsupportedOption
-from ...guest.polled_loader import CODE, ERR, EXIT, FRAME, KILL, OUT, POLL
+from ...guest.holder import CODE, ERR, EXIT, FRAME, KILL, OUT, POLL
 from ..interface import Output, Stream
 from .feeder import Feeder
 from .toolbox import Toolbox
@@ -26,9 +26,7 @@ class DaytonaProcess:
     ``lost`` says why the sandbox is gone, if it is for another reason than this object's ``kill``.
     """
 
-    def __init__(
-        self, toolbox: Toolbox, name: str, *, stdin: bool, lost: Callable[[], str | None]
-    ) -> None:
+    def __init__(self, toolbox: Toolbox, name: str, *, stdin: bool, lost: Callable[[], str | None]) -> None:
         self._toolbox, self._name, self._lost = toolbox, name, lost
         self._changed = threading.Condition()
         self._chunks: deque[Output] = deque()

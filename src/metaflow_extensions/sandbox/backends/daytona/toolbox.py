@@ -9,25 +9,26 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import daytona
 
 from ...errors import CommandTimeout, SandboxLost, StartFailed, UnsupportedOption
-from ...guest import polled_loader
-from ...guest.polled_loader import ANSWER, ASK, MARK, UNREACHABLE
+from ...guest import holder, holder_call
+from ...guest.holder import ANSWER, ASK, MARK
+from ...guest.holder_call import UNREACHABLE
 from . import failures
 from .client import ANSWER as QUICK
 from .client import call
 from .leftovers import find, state
-from .options import TTL
+from .parameters import TTL
 
 T = TypeVar("T")
 PLACE = "/var/tmp/metaflow-sandbox"
 CONTROL = f"{PLACE}/control"  # for the sandbox's user alone, once a command was started
 PYTHON = "python3"  # of the image
-LOADER = Path(polled_loader.__file__)
+HOLDER, CALL = f"{CONTROL}/holder.py", f"{CONTROL}/call.py"
+PROGRAMS = {HOLDER: str(holder.__file__), CALL: str(holder_call.__file__)}
 EXTRA = 20  # seconds for what a call takes besides its waiting
 UPLOAD = 600  # seconds
 PATIENCE = 120.0  # seconds in which calls may fail while the sandbox is said to run
@@ -52,16 +53,16 @@ class Toolbox:
         self._closed.set()
 
     def upload(self, files: Mapping[str, bytes | str]) -> None:
-        """Copy contents or files of this machine, by their target; the loader goes along with the first."""
+        """Copy contents or files of this machine, by their target; our programs go along with the first."""
         with self._equipping:
-            wanted: dict[str, bytes | str] = {} if self._equipped else {f"{CONTROL}/loader.py": str(LOADER)}
-            uploads = [daytona.FileUpload(source, name) for name, source in {**wanted, **files}.items()]
+            programs = {} if self._equipped else PROGRAMS
+            uploads = [daytona.FileUpload(source, name) for name, source in {**programs, **files}.items()]
             self._repeated(lambda: self._sandbox.fs.upload_files(uploads, UPLOAD), UPLOAD + EXTRA)
             self._equipped = True
 
     def start(self, name: str) -> str:
         """Start the job of that name; why it did not start, or nothing."""
-        return self.run([PYTHON, "-I", "-S", f"{CONTROL}/loader.py", "start", CONTROL, name]).decode()
+        return self.run([PYTHON, "-I", "-S", HOLDER, CONTROL, name]).decode()
 
     def ask(
         self,
@@ -76,7 +77,7 @@ class Toolbox:
     ) -> tuple[int, bytes]:
         """Ask a command's holder: the answer's offset and data. Raises SandboxLost."""
         request = ASK.pack(what, offset, int(wait * 1000), most) + data
-        words = [PYTHON, "-I", "-S", f"{CONTROL}/loader.py", "ask", CONTROL, name]
+        words = [PYTHON, "-I", "-S", CALL, f"{CONTROL}/{name}.socket"]
         answer = self.run(words, request, wait, patience)
         return ANSWER.unpack_from(answer)[0], answer[ANSWER.size :]
 
@@ -96,7 +97,7 @@ class Toolbox:
         return self._repeated(execute, seconds + 10, patience)
 
     def _repeated(self, action: Callable[[], T], deadline: float, patience: float = PATIENCE) -> T:
-        """Repeat it until it succeeds. Raises SandboxLost when the sandbox is gone or out of reach for long."""
+        """Do it until it succeeds. Raises SandboxLost when the sandbox is gone, or out of reach for long."""
         since, pause = time.monotonic(), 0.05
         while True:
             reason = self._gone()
@@ -156,5 +157,5 @@ def _answer(code: int | None, said: str) -> bytes:
             "have killed it, or run out of memory"
         )
     if code == 1:
-        raise StartFailed(f"{PYTHON} of the image does not run the loader: {said.strip()[-500:]}")
+        raise StartFailed(f"{PYTHON} of the image does not run commands: {said.strip()[-500:]}")
     raise _Unanswered(f"exit code {code}: {said[-300:]}")

@@ -1,12 +1,11 @@
 """What starts a command in a sandbox that is reached by small calls only, for Python 3.8 or newer.
 
-    python3 polled_loader.py start DIRECTORY NAME    start the job of that name, and say how that went
-    python3 polled_loader.py ask DIRECTORY NAME      pass one request on: base64 in, base64 out
+    python3 holder.py DIRECTORY NAME    starts the job of that name, and says how that went
 
-``start`` leaves a holder behind. It passes the command's streams on, kills what the command leaves, and is
-asked over a unix socket. All can be asked again when an answer was lost: output is a stream of frames, asked
-for from an offset and dropped once a later one is asked for; input comes with its offset, too. The holder
-stops reading when WINDOW bytes wait, and takes no more than WINDOW bytes of input ahead.
+It leaves a holder behind, which passes the command's streams on, kills what the command leaves, and is asked
+over a unix socket (``holder_call.py``). All can be asked again when an answer was lost: output is a stream of
+frames, asked for from an offset and dropped once a later one is asked for; input comes with its offset, too.
+The holder stops reading when WINDOW bytes wait, and takes no more than WINDOW bytes of input ahead.
 """
 
 from __future__ import annotations
@@ -29,12 +28,11 @@ ANSWER = struct.Struct("!Q")  # offset of the output that follows, or of the inp
 FRAME = struct.Struct("!BI")  # kind, bytes that follow
 CODE = struct.Struct("!I")
 OUT, ERR, EXIT = range(1, 4)
-MARK = b"~"  # around an answer, which the shell's own words may precede
+MARK = b"~"  # around what a call answers, which the shell's own words may precede
 WINDOW = 4 << 20  # bytes
 CHUNK = 64 * 1024  # bytes
 LINGER = 900.0  # seconds after the end without being asked
 PATIENCE = 10.0  # seconds for what takes none
-UNREACHABLE = 3  # exit code of a call that finds no holder
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -278,8 +276,9 @@ def descendants() -> list[int]:
     return found
 
 
-def start(directory: str, name: str) -> int:
+def main(directory: str, name: str) -> int:
     """Start a job, unless another call did; its report is the same."""
+    os.chmod(directory, 0o700)
     path = os.path.join(directory, name)
     with contextlib.suppress(FileNotFoundError):
         os.rename(path + ".job", path + ".taken")
@@ -290,10 +289,10 @@ def start(directory: str, name: str) -> int:
     while not os.path.exists(path + ".report"):
         if time.monotonic() > deadline:
             sys.stderr.write("the command was not started")
-            return UNREACHABLE
+            return 1
         time.sleep(0.002)
     with open(path + ".report", "rb") as report:
-        tell(report.read())
+        sys.stdout.buffer.write(MARK + binascii.b2a_base64(report.read(), newline=False) + MARK)
     return 0
 
 
@@ -321,45 +320,14 @@ def hold(path: str) -> None:
         holder.run()
 
 
-def ask(directory: str, name: str) -> int:
-    """Pass one request on to a holder."""
-    request = binascii.a2b_base64(sys.stdin.buffer.read())
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.connect(os.path.join(directory, name + ".socket"))
-        connection.sendall(request)
-        connection.shutdown(socket.SHUT_WR)
-        answer = read_all(connection)
-    except OSError as error:
-        sys.stderr.write(str(error))
-        return UNREACHABLE
-    if len(answer) < ANSWER.size:
-        return UNREACHABLE
-    tell(answer)
-    return 0
-
-
 def read_all(connection: socket.socket) -> bytes:
     """Everything until the other side ends."""
-    parts = []
+    parts: list[bytes] = []
     while True:
         part = connection.recv(1 << 18)
         if not part:
             return b"".join(parts)
         parts.append(part)
-
-
-def tell(answer: bytes) -> None:
-    """Write an answer where the caller of this call finds it."""
-    text = MARK + binascii.b2a_base64(answer, newline=False) + MARK
-    while text:
-        text = text[os.write(1, text) :]
-
-
-def main(what: str, directory: str, name: str) -> int:
-    """Do one call."""
-    os.chmod(directory, 0o700)
-    return start(directory, name) if what == "start" else ask(directory, name)
 
 
 if __name__ == "__main__":
