@@ -145,7 +145,7 @@ def test_secrets_of_a_command_are_in_no_file(backend: DaytonaBackend) -> None:
     """Guards the environment of a step: its job is a file only until it is read, in a private directory."""
     code = """
 import glob, os
-names = [path for path in glob.glob("/var/tmp/metaflow-sandbox/control/*") if not path.endswith(".socket")]
+names = filter(os.path.isfile, glob.glob("/var/tmp/metaflow-sandbox/control/**", recursive=True))
 print(any(os.environ["SECRET"].encode() in open(name, "rb").read() for name in names),
       oct(os.stat("/var/tmp/metaflow-sandbox/control").st_mode & 0o777))
 """

@@ -18,6 +18,8 @@ TESTED_ELSEWHERE = {
     "backends/boxlite/*.py": "the contract, tests/integration/test_contract_boxlite.py",
     "backends/daytona/*.py": "the contract, tests/integration/test_contract_daytona.py",
     "backends/docker/*.py": "the contract, tests/integration/test_contract_podman.py",
+    "backends/command_check.py": "the contract",
+    "backends/file_copies.py": "the contract",
     "backends/default_image.py": "tests/unit/supervisor/test_record.py",
     "backends/container_places.py": "the contract, tests/integration/test_contract_nitrobox.py",
     "backends/inner_process.py": "the contract, tests/integration/test_contract_nitrobox.py",

@@ -1,6 +1,8 @@
 """What starts a command in a sandbox that is reached by small calls only, for Python 3.8 or newer.
 
-    python3 holder.py DIRECTORY NAME    starts the job of that name, and says how that went
+    python3 -c START DIRECTORY NAME    starts the job of that name, and says how that went
+
+PROGRAMS are in the directory.
 
 It leaves a holder behind, which passes the command's streams on, kills what the command leaves, and is asked
 over a unix socket (``holder_call.py``). All can be asked again when an answer was lost: output is a stream of
@@ -22,6 +24,13 @@ import struct
 import sys
 import time
 
+from .exec_loader import buried, end_all, spawn
+
+PROGRAMS = ("guest/__init__.py", "guest/exec_loader.py", "guest/holder.py")
+START = """import sys
+sys.path.insert(0, sys.argv[1])
+from guest.holder import main
+sys.exit(main(*sys.argv[1:]))"""
 ASK = struct.Struct("!BQII")  # what, offset, milliseconds to wait, bytes wanted at most
 POLL, SEND, END, KILL = range(1, 5)
 ANSWER = struct.Struct("!Q")  # offset of the output that follows, or of the input wanted next
@@ -33,7 +42,6 @@ WINDOW = 4 << 20  # bytes
 CHUNK = 64 * 1024  # bytes
 LINGER = 900.0  # seconds after the end without being asked
 PATIENCE = 10.0  # seconds for what takes none
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
@@ -64,25 +72,11 @@ class Holder:
 
     def start(self, job: dict[str, object]) -> str:
         """Start the command; why it did not start, or nothing."""
-        streams = [os.pipe() for _ in range(3)]
-        report, reported = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                become(job, [streams[0][0], streams[1][1], streams[2][1]])
-            except BaseException as error:  # noqa: BLE001 -- whatever it is, it is told
-                os.write(reported, str(error).encode("utf-8", "surrogateescape"))
-            os._exit(127)
-        for descriptor in (reported, streams[0][0], streams[1][1], streams[2][1]):
-            os.close(descriptor)
-        with open(report, "rb") as told:
-            reason = told.read().decode("utf-8", "replace")
-        self.input = streams[0][1]
-        self.outputs = {streams[1][0]: OUT, streams[2][0]: ERR}
-        os.set_blocking(self.input, False)
+        self.pid, (self.input, out, err), reason = spawn(job, str(job["place"]))
+        self.outputs = {out: OUT, err: ERR}
         if not job["stdin"]:
             self.close_input()
-        return reason
+        return reason.decode("utf-8", "replace")
 
     def run(self) -> None:
         """Carry on until nobody asks any more."""
@@ -174,16 +168,11 @@ class Holder:
 
     def bury(self) -> None:
         """Wait for whatever has ended; the command's own end is its descendants'."""
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if not pid:
-                    return
-                if pid == self.pid:
-                    signalled = os.WIFSIGNALED(status)
-                    self.code = 128 + os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
-                    self.close_input()
-                    end_all()
+        code = buried(self.pid)
+        if code is not None:
+            self.code = code
+            self.close_input()
+            end_all()
 
     def kill(self) -> None:
         """End everything; what has not been read yet is dropped."""
@@ -218,62 +207,6 @@ class Request:
         with contextlib.suppress(OSError), self.connection:  # who asked may be gone
             self.connection.sendall(ANSWER.pack(offset) + data)
         return True
-
-
-def become(job: dict[str, object], streams: list[int]) -> None:
-    """In the child: be the command."""
-    os.setsid()
-    os.dup2(streams[0] if job["stdin"] else os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(streams[1], 1)
-    os.dup2(streams[2], 2)
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
-    places = {name: os.path.join(str(job["place"]), name) for name in ("work", "home")}
-    for place in places.values():
-        os.makedirs(place, exist_ok=True)
-    environment = {"PATH": os.environ.get("PATH") or PATH, "HOME": places["home"]}
-    environment.update({"TMPDIR": "/tmp", "LANG": "C.UTF-8"})
-    environment.update(job["env"])  # type: ignore[call-overload]
-    words = [encoded(word) for word in job["argv"]]  # type: ignore[attr-defined]
-    os.chdir(encoded(str(job["cwd"] or places["work"])))
-    os.execvpe(words[0], words, {encoded(name): encoded(value) for name, value in environment.items()})
-
-
-def encoded(text: str) -> bytes:
-    """As the kernel takes it."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-def end_all() -> None:
-    """Kill all that descends from this process, again and again until nothing does."""
-    while True:
-        living = descendants()
-        if not living:
-            return
-        for pid in living:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.001)
-
-
-def descendants() -> list[int]:
-    """Every process below this one that still lives."""
-    children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError), open("/proc/%s/stat" % name, "rb") as file:
-                # The command's name in parentheses may hold anything.
-                state, parent = file.read().rpartition(b")")[2].split()[:2]
-                if state != b"Z":
-                    children.setdefault(int(parent), []).append(int(name))
-    found: list[int] = []
-    waiting = [os.getpid()]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found += below
-        waiting += below
-    return found
 
 
 def main(directory: str, name: str) -> int:
@@ -328,7 +261,3 @@ def read_all(connection: socket.socket) -> bytes:
         if not part:
             return b"".join(parts)
         parts.append(part)
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -10,12 +10,15 @@ from typing import Any
 
 from boxlite import BoxliteError
 
-from ...errors import CommandTimeout, SandboxLost, StartFailed
+from ...errors import CommandTimeout, SandboxLost
+from ..command_check import check_command
+from ..file_copies import copy_out
 from ..interface import Command, SandboxSpec
 from ..lifetime import Lifetime
 from ..local_state import LocalState
 from ..warden import Warden
 from . import files
+from .attachment import PYTHON
 from .process import BoxliteProcess
 from .runtime import Runtime
 
@@ -45,7 +48,7 @@ class BoxliteSandbox:
 
     def start(self, command: Command) -> BoxliteProcess:
         """Start a command. Raises StartFailed, or SandboxLost after the end."""
-        check(command)
+        check_command(command)
         with self._changing:
             self._lifetime.check()
             process = BoxliteProcess(
@@ -67,7 +70,7 @@ class BoxliteSandbox:
     def get(self, source: PurePosixPath, target: Path) -> None:
         """Copy a regular file out. Raises FileNotFoundError, or PermissionError for a link."""
         self._lifetime.check()
-        files.get(self.start, source, target)
+        copy_out(self.start, PYTHON, source, target)
 
     def close(self) -> None:
         """Remove the box and every trace; idempotent. Raises SandboxLost when BoxLite does not remove it."""
@@ -99,14 +102,3 @@ class BoxliteSandbox:
     def _expire(self) -> None:
         for process in list(self._processes):
             process.lose(self._lifetime.why_lost() or "")
-
-
-def check(command: Command) -> None:
-    """Raise StartFailed for what no system starts."""
-    texts = [*command.argv, *command.env, *command.env.values(), str(command.cwd or "")]
-    if any("\0" in text for text in texts):
-        raise StartFailed("a command, its environment and its directory can't hold NUL characters")
-    if not command.argv or not command.argv[0]:
-        raise StartFailed("a command needs a program")
-    if any(not name or "=" in name for name in command.env):
-        raise StartFailed("names of a command's environment can't be empty or hold '='")

@@ -9,13 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...errors import SandboxLost, StartFailed
+from ...errors import StartFailed
+from ..command_check import check_command
+from ..file_copies import copy_out
 from ..interface import Command, SandboxSpec
+from ..lifetime import Lifetime
 from ..warden import Warden
 from . import files
 from .leftovers import remove
 from .process import DaytonaProcess
-from .toolbox import CONTROL, PLACE, Toolbox
+from .toolbox import CONTROL, PLACE, PYTHON, Toolbox
 
 _opened: dict[str, Mapping[str, str]] = {}
 
@@ -30,23 +33,19 @@ class DaytonaSandbox:
 
     def __init__(self, sandbox: Any, spec: SandboxSpec, warden: Warden) -> None:
         self.id = str(sandbox.name)
-        self._spec = spec
         self._warden = warden
-        self._toolbox = Toolbox(sandbox, self._why_lost, extends=not spec.lifetime)
+        self._toolbox = Toolbox(sandbox, extends=not spec.lifetime)
+        self._lifetime = Lifetime(self._toolbox, spec.lifetime, self._expire)
         self._processes: list[DaytonaProcess] = []
         self._numbers = itertools.count()
         self._closing = threading.Lock()
-        self._closed = self._removed = self._expired = False
+        self._removed = False
         _opened[self.id] = spec.labels
-        self._timer = threading.Timer(spec.lifetime, self._expire) if spec.lifetime else None
-        if self._timer:
-            self._timer.daemon = True
-            self._timer.start()
 
     def start(self, command: Command) -> DaytonaProcess:
         """Start a command. Raises StartFailed, or SandboxLost after the end."""
-        check(command)
-        self._ensure_open()
+        check_command(command)
+        self._lifetime.check()
         name = f"command-{next(self._numbers)}"
         job = {
             "argv": list(command.argv),
@@ -59,26 +58,24 @@ class DaytonaSandbox:
         reason = self._toolbox.start(name)
         if reason:
             raise StartFailed(f"the command does not start: {reason}")
-        process = DaytonaProcess(self._toolbox, name, stdin=command.stdin, lost=self._why_lost)
+        process = DaytonaProcess(self._toolbox, name, stdin=command.stdin, lost=self._lifetime.why_lost)
         self._processes.append(process)
         return process
 
     def put(self, source: Path, target: PurePosixPath) -> None:
         """Copy a file in, readable by everyone there."""
-        self._ensure_open()
+        self._lifetime.check()
         files.put(self._toolbox, f"put-{next(self._numbers)}", source, target)
 
     def get(self, source: PurePosixPath, target: Path) -> None:
         """Copy a regular file out. Raises FileNotFoundError, or PermissionError for a link."""
-        self._ensure_open()
-        files.get(self.start, source, target)
+        self._lifetime.check()
+        copy_out(self.start, PYTHON, source, target)
 
     def close(self) -> None:
         """Have the sandbox removed; idempotent. Raises SandboxLost when Daytona does not accept that."""
-        self._closed = True
+        self._lifetime.close()
         self._toolbox.close()
-        if self._timer:
-            self._timer.cancel()
         for process in self._processes:
             process.lose(f"sandbox {self.id} was closed")
         with self._closing:
@@ -93,29 +90,7 @@ class DaytonaSandbox:
         """Nothing: Daytona measures the sandbox, not the step."""
         return {}
 
-    def _ensure_open(self) -> None:
-        reason = self._why_lost()
-        if reason:
-            raise SandboxLost(reason)
-
-    def _why_lost(self) -> str | None:
-        if self._expired:
-            return f"sandbox {self.id} passed its lifetime of {self._spec.lifetime} s: ask for a longer one"
-        return f"sandbox {self.id} was closed: open a new one" if self._closed else None
-
     def _expire(self) -> None:
-        self._expired = True
         self._toolbox.close()
         for process in list(self._processes):
-            process.lose(self._why_lost() or "")
-
-
-def check(command: Command) -> None:
-    """Raise StartFailed for what no system starts."""
-    texts = [*command.argv, *command.env, *command.env.values(), str(command.cwd or "")]
-    if any("\0" in text for text in texts):
-        raise StartFailed("a command, its environment and its directory can't hold NUL characters")
-    if not command.argv or not command.argv[0]:
-        raise StartFailed("a command needs a program")
-    if any(not name or "=" in name for name in command.env):
-        raise StartFailed("names of a command's environment can't be empty or hold '='")
+            process.lose(self._lifetime.why_lost() or "")

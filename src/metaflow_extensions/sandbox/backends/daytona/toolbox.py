@@ -9,13 +9,14 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import daytona
 
 from ...errors import CommandTimeout, SandboxLost, StartFailed, UnsupportedOption
-from ...guest import holder, holder_call
-from ...guest.holder import ANSWER, ASK, MARK
+from ...guest import holder_call
+from ...guest.holder import ANSWER, ASK, MARK, PROGRAMS, START
 from ...guest.holder_call import UNREACHABLE
 from . import failures
 from .client import ANSWER as QUICK
@@ -27,42 +28,52 @@ T = TypeVar("T")
 PLACE = "/var/tmp/metaflow-sandbox"
 CONTROL = f"{PLACE}/control"  # for the sandbox's user alone, once a command was started
 PYTHON = "python3"  # of the image
-HOLDER, CALL = f"{CONTROL}/holder.py", f"{CONTROL}/call.py"
-PROGRAMS = {HOLDER: str(holder.__file__), CALL: str(holder_call.__file__)}
+CALL = f"{CONTROL}/call.py"
+GUEST = Path(holder_call.__file__).parent
+UPLOADS = {
+    CALL: str(holder_call.__file__),
+    **{f"{CONTROL}/{name}": str(GUEST.parent / name) for name in PROGRAMS},
+}
 EXTRA = 20  # seconds for what a call takes besides its waiting
 UPLOAD = 600  # seconds
 PATIENCE = 120.0  # seconds in which calls may fail while the sandbox is said to run
 EXTEND_EVERY = TTL * 60 / 4  # seconds
-MISSING = (126, 127)
+MISSING = (126, 127)  # exit codes of a shell
+WRONG = (400, 413, 422)  # answers to calls that will never succeed
 
 
 class Toolbox:
-    """``gone`` says why the sandbox is not to be called any more, None while it is."""
+    """With ``extends``, Daytona's own end of the sandbox is put off by calls."""
 
-    def __init__(self, sandbox: Any, gone: Callable[[], str | None], *, extends: bool) -> None:
+    def __init__(self, sandbox: Any, *, extends: bool) -> None:
+        self.id = str(sandbox.name)
         self._sandbox = sandbox
-        self._gone = gone
+        self._destroyed = False
         self._equipping = threading.Lock()
         self._equipped = False
         self._extends = extends
         self._extended = time.monotonic()
         self._closed = threading.Event()
 
+    def exists(self) -> bool:
+        """Whether the sandbox is there; calls that fail find out that it is not."""
+        return not self._destroyed
+
     def close(self) -> None:
-        """Repeat nothing any more."""
+        """The sandbox is gone for its launcher: no call is made or repeated any more."""
         self._closed.set()
 
     def upload(self, files: Mapping[str, bytes | str]) -> None:
         """Copy contents or files of this machine, by their target; our programs go along with the first."""
         with self._equipping:
-            programs = {} if self._equipped else PROGRAMS
+            programs = {} if self._equipped else UPLOADS
             uploads = [daytona.FileUpload(source, name) for name, source in {**programs, **files}.items()]
             self._repeated(lambda: self._sandbox.fs.upload_files(uploads, UPLOAD), UPLOAD + EXTRA)
             self._equipped = True
 
     def start(self, name: str) -> str:
         """Start the job of that name; why it did not start, or nothing."""
-        return self.run([PYTHON, "-I", "-S", HOLDER, CONTROL, name]).decode()
+        return self.run([PYTHON, "-I", "-S", "-c", START, CONTROL, name]).decode()
 
     def ask(
         self,
@@ -100,16 +111,20 @@ class Toolbox:
         """Do it until it succeeds. Raises SandboxLost when the sandbox is gone, or out of reach for long."""
         since, pause = time.monotonic(), 0.05
         while True:
-            reason = self._gone()
-            if reason:
-                raise SandboxLost(reason)
+            if self._closed.is_set():
+                raise SandboxLost(f"sandbox {self.id} was closed, or passed its lifetime")
             try:
                 return call(action, deadline)
             except (daytona.DaytonaError, CommandTimeout, _Unanswered) as error:
                 self._ensure_there(error)
+                status = getattr(error, "status_code", None)
+                if status in WRONG:
+                    raise StartFailed(f"sandbox {self.id} refuses a call: {error}") from error
                 if time.monotonic() - since > patience:
+                    if failures.is_definite(error):
+                        raise failures.refused(error) from error
                     raise SandboxLost(
-                        f"sandbox {self._sandbox.name} is said to run and does not answer ({error}): it may "
+                        f"sandbox {self.id} is said to run and does not answer ({error}): it may "
                         "have run out of memory"
                     ) from error
                 self._closed.wait(failures.retry_after(error) or pause)
@@ -117,18 +132,16 @@ class Toolbox:
 
     def _ensure_there(self, error: Exception) -> None:
         """Raise SandboxLost unless the sandbox still runs, as far as can be known."""
-        reason = self._gone()
-        if reason:
-            raise SandboxLost(reason) from error
         try:
-            found = find(self._sandbox.name)
+            found = find(self.id)
         except (daytona.DaytonaError, CommandTimeout):
             return  # no connection: it may come back
         if found is None:
-            raise SandboxLost(f"sandbox {self._sandbox.name} was destroyed") from error
+            self._destroyed = True
+            raise SandboxLost(f"sandbox {self.id} was destroyed") from error
         if state(found) != "started":
             why = f": {found.error_reason}" if found.error_reason else ""
-            raise SandboxLost(f"sandbox {self._sandbox.name} is {state(found)}{why}") from error
+            raise SandboxLost(f"sandbox {self.id} is {state(found)}{why}") from error
 
     def _extend(self) -> None:
         """Put off Daytona's own end of the sandbox; that the next call does it, too, is soon enough."""
