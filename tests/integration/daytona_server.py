@@ -45,20 +45,26 @@ MINUTE = 60.0
 class Faults:
     """What goes wrong, each off unless set.
 
-    The next ``busy`` creations answer 429, with ``retry_after``, and the next ``calls`` calls into sandboxes
-    502: those of ``lost_calls`` after the work was done. A creation answers 403 in the words of ``quota``, or
-    does its work and then answers ``lost_create`` (502), or nothing for ``mute`` seconds. No sandbox comes up
-    with a reason in ``boot``, and all only after ``build`` seconds. Lists lag by ``lag`` seconds, removals
-    take ``removal`` seconds, and every removal but the first meanwhile is a conflict. ``minute`` is how long
-    Daytona's minutes are, ``delay`` how long the way to a sandbox is, in seconds.
+    The next ``busy`` creations answer 429, with ``retry_after``, and so do the next ``busy_calls`` calls into
+    sandboxes; the next ``calls`` of these answer 502, those of ``lost_calls`` after the work was done, and
+    every ``unsteady``-th fails for ever, before and after its work in turns. A creation beyond ``limit``
+    sandboxes answers 403, as all do in the words of ``quota``; 502 after its work (``lost_create`` times), or
+    ``late_create`` seconds before it; or nothing for ``mute`` seconds. No sandbox comes up with a reason in
+    ``boot``, and all only after ``build`` seconds. Lists lag by ``lag`` seconds, removals take ``removal``
+    seconds, and every removal but the first meanwhile is a conflict. ``minute`` is how long Daytona's minutes
+    are, ``delay`` how long the way to a sandbox is, in seconds.
     """
 
     busy: int = 0
     retry_after: str = ""
+    busy_calls: int = 0
+    unsteady: int = 0
+    limit: int = 0
     calls: int = 0
     lost_calls: int = 0
     quota: str = ""
     lost_create: int = 0
+    late_create: float = 0.0
     mute: float = 0.0
     boot: str = ""
     build: float = 0.0
@@ -66,6 +72,10 @@ class Faults:
     removal: float = 0.0
     minute: float = MINUTE
     delay: float = 0.0
+
+    def waits(self) -> dict[str, str]:
+        """The header of an answer 429."""
+        return {"Retry-After": self.retry_after} if self.retry_after else {}
 
 
 class Refused(Exception):
@@ -125,6 +135,7 @@ class Sandbox:
     called: float = field(default_factory=time.monotonic)
     put_off: int = 0
     listed: float = 0.0  # when lists have its newest state
+    disk: int | None = None  # GiB, where they were asked for
 
     @property
     def state(self) -> str:
@@ -142,6 +153,7 @@ class Server:
         self.sandboxes: dict[str, Sandbox] = {}
         self.created: list[dict[str, Any]] = []  # what was asked for
         self._gone: dict[str, Sandbox] = {}  # what lists still have
+        self._calls = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = socketio.AsyncServer(async_mode="aiohttp", logger=False)
 
@@ -209,16 +221,23 @@ class Server:
         assert asked
         if faults.busy:
             faults.busy -= 1
-            waits = {"Retry-After": faults.retry_after} if faults.retry_after else {}
-            raise Refused(429, "ThrottlerException: Too Many Requests", "TOO_MANY_REQUESTS", **waits)
+            raise Refused(429, "ThrottlerException: Too Many Requests", "TOO_MANY_REQUESTS", **faults.waits())
+        if 0 < faults.limit <= len(self.sandboxes):
+            raise Refused(403, f"Total CPU limit exceeded. Maximum allowed: {faults.limit}.", "FORBIDDEN")
         if faults.quota:
             raise Refused(403, faults.quota, "FORBIDDEN")
         if asked.name in self.sandboxes:
             raise Refused(409, f"Sandbox with name {asked.name} already exists", "CONFLICT")
         if asked.snapshot and asked.snapshot.startswith("no-such"):
             raise Refused(400, f"Snapshot {asked.snapshot} not found. Did you add it?", "BAD_REQUEST")
+        wanted = [mount.volume_id for mount in asked.volumes or ()]
+        if unknown := [name for name in wanted if name.startswith("no-such")]:
+            raise Refused(404, f"Volumes not found: {', '.join(unknown)}", "NOT_FOUND")
         self.created.append(body)
         sandbox = self._new(asked)
+        if faults.late_create:
+            self._later(self._appear(sandbox, faults.late_create))
+            raise Refused(502, "bad gateway")
         self.sandboxes[sandbox.about["name"]] = sandbox
         if faults.build or sandbox.state != "started":
             self._later(self._build(sandbox))
@@ -309,15 +328,21 @@ class Server:
     async def _ask(self, request: web.Request, what: str, **asked: Any) -> Any:
         sandbox, faults = self._find(request), self.faults
         await asyncio.sleep(faults.delay)
-        if faults.calls:
-            faults.calls -= 1
+        if faults.busy_calls:
+            faults.busy_calls -= 1
+            raise Refused(429, "Too Many Requests", "TOO_MANY_REQUESTS", **faults.waits())
+        number = next(self._calls)
+        turn, rest = divmod(number, faults.unsteady or number + 1)
+        fails = faults.unsteady and rest == 0
+        if faults.calls or (fails and turn % 2):
+            faults.calls = max(0, faults.calls - 1)
             raise Refused(502, "bad gateway")
         if not sandbox.daemon:
             raise Refused(502, "bad gateway")
         sandbox.called = time.monotonic()
         told = await sandbox.daemon.ask(what, **asked)
-        if faults.lost_calls:
-            faults.lost_calls -= 1
+        if faults.lost_calls or fails:
+            faults.lost_calls = max(0, faults.lost_calls - 1)
             raise Refused(502, "bad gateway")
         return told
 
@@ -348,7 +373,7 @@ class Server:
             about["state"] = "pending_build"
         listed = time.monotonic() + self.faults.lag
         about["dockerfile"] = asked.build_info.dockerfile_content if asked.build_info else None
-        return Sandbox(about, asked.auto_stop_interval, asked.ttl_minutes, listed=listed)
+        return Sandbox(about, asked.auto_stop_interval, asked.ttl_minutes, listed=listed, disk=asked.disk)
 
     def _told(self, sandbox: Sandbox) -> web.Response:
         told = control.Sandbox.from_dict(sandbox.about)
@@ -379,6 +404,11 @@ class Server:
         told = {"sandbox": sandbox.about, "newState": sandbox.state}
         await self._events.emit("sandbox.state.updated", told)
 
+    async def _appear(self, sandbox: Sandbox, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.sandboxes[sandbox.about["name"]] = sandbox
+        await self._boot(sandbox)
+
     async def _boot(self, sandbox: Sandbox) -> None:
         about = sandbox.about
         sandbox.machine = Machine(
@@ -386,6 +416,7 @@ class Server:
             network=not about["networkBlockAll"],
             memory=about["memory"] * GIB,
             cpus=about["cpu"],
+            disk=sandbox.disk and sandbox.disk * GIB,
         )
         words = ["python3", "-I", "-S", "-c", AGENT]
         running = await sandbox.machine.start(words, env={**ENVIRONMENT, **(about["env"] or {})}, stdin=True)

@@ -19,10 +19,11 @@ Variables = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Suite:
-    """``setting`` gets a directory that lasts as long as the tests."""
+    """``setting`` gets a directory that lasts as long as the tests; memory and disk are in ``unit`` MiB."""
 
     image: Callable[[], str | None]
     setting: Callable[[Path, pytest.FixtureRequest], contextlib.AbstractContextManager[Variables]]
+    unit: int = 1
 
 
 # Imported by those who need it: most tests run without the SDKs.
@@ -110,7 +111,8 @@ def daytona(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Varia
     from .daytona import daytona_server
 
     with daytona_server() as server:
-        yield server.settings
+        # An artifact of 1 GiB does not fit into Daytona's own default.
+        yield {**server.settings, "METAFLOW_SANDBOX_TESTS_MEMORY": "4096"}
 
 
 SUITES = {
@@ -119,7 +121,7 @@ SUITES = {
     "podman": Suite(lambda: "localhost/metaflow-sandbox-test", engine),
     "nitrobox": Suite(made_tree, nothing),
     "pybox": Suite(made_tree, pybox),
-    "daytona": Suite(lambda: "test-image", daytona),
+    "daytona": Suite(lambda: "test-image", daytona, unit=1024),
     "metalbox": Suite(lambda: None, metalbox),
     "microsandbox": Suite(archive_for_machines, microsandbox),
 }

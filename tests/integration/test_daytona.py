@@ -33,8 +33,9 @@ from .daytona import KEY, DaytonaServer, daytona_server
 
 pytest.importorskip("daytona", reason="the SDK is missing: pip install daytona")
 
-from metaflow_extensions.sandbox.backends.daytona import creation, toolbox
+from metaflow_extensions.sandbox.backends.daytona import creation, process, toolbox
 from metaflow_extensions.sandbox.backends.daytona.backend import DaytonaBackend
+from metaflow_extensions.sandbox.backends.daytona.parameters import AUTO_STOP
 from metaflow_extensions.sandbox.backends.daytona.sandbox import DaytonaSandbox
 
 SLEEP = ["python3", "-c", "import os, time; os.write(1, b'up'); time.sleep(600)"]
@@ -159,7 +160,7 @@ print(any(os.environ["SECRET"].encode() in open(name, "rb").read() for name in n
 
 def test_what_is_asked_for(backend: DaytonaBackend, server: DaytonaServer) -> None:
     """Guards units, labels and the ends that Daytona sees to by itself."""
-    changes = {"image": "python:3.12-slim", "cpu": 2, "memory": 4096, "disk": 10240, "lifetime": 600}
+    changes = {"image": "python:3.12-slim", "cpu": 2, "memory": 4096, "disk": 1024, "lifetime": 600}
     with opened(backend, labels={"step": "train"}, options={"target": "eu"}, **changes) as sandbox:
         asked = server.created()[-1]
     assert asked["labels"] == {
@@ -169,7 +170,7 @@ def test_what_is_asked_for(backend: DaytonaBackend, server: DaytonaServer) -> No
     }
     assert asked["buildInfo"]["dockerfileContent"] == "FROM python:3.12-slim\n"
     named = ("name", "cpu", "memory", "disk", "networkBlockAll", "target")
-    assert [asked[name] for name in named] == [sandbox.id, 2, 4, 10, True, "eu"]
+    assert [asked[name] for name in named] == [sandbox.id, 2, 4, 1, True, "eu"]
     assert (asked["autoStopInterval"], asked["autoDeleteInterval"], asked["ttlMinutes"]) == (15, 0, 15)
 
 
@@ -190,6 +191,19 @@ def test_networks(
         told = server.created()[-1]
     names = ("networkBlockAll", "domainAllowList", "networkAllowList")
     assert {name: told[name] for name in names if told.get(name) is not None} == asked
+
+
+def test_volumes(backend: DaytonaBackend, server: DaytonaServer) -> None:
+    """Guards where volumes are mounted, and a message for one that does not exist."""
+    volumes = {"/data": "models", "/mine": {"volume": "shared", "subpath": "me"}}
+    with opened(backend, options={"volumes": volumes}):
+        asked = server.created()[-1]["volumes"]
+    assert [(one["volumeId"], one["mountPath"], one.get("subpath")) for one in asked] == [
+        ("models", "/data", None),
+        ("shared", "/mine", "me"),
+    ]
+    with pytest.raises(UnsupportedOption, match="no-such-volume"):
+        backend.open(SandboxSpec(options={"volumes": {"/data": "no-such-volume"}}))
 
 
 def test_a_snapshot_in_place_of_an_image(backend: DaytonaBackend, server: DaytonaServer) -> None:
@@ -213,6 +227,7 @@ def test_a_snapshot_in_place_of_an_image(backend: DaytonaBackend, server: Dayton
         ({"image": "python\nRUN curl"}, "not a name"),
         ({"network": ("example.org", "10.0.0.0/8")}, "not both"),
         ({"options": {"volumes": {"relative": "id"}}}, "volumes"),
+        ({"options": {"volumes": {"/data": {"volume": "id", "prefix": "me"}}}}, "volumes"),
     ],
     ids=str,
 )
@@ -271,6 +286,35 @@ def test_a_lost_answer_makes_one_sandbox(backend: DaytonaBackend, server: Dayton
     assert len(server.created()) == before + 1
 
 
+def test_what_is_made_after_the_last_look_goes(backend: DaytonaBackend, server: DaytonaServer) -> None:
+    """Guards against an orphan of a call that was answered 502 and comes to something later still."""
+    code = """
+import sys
+from metaflow_extensions.sandbox.backends.daytona import creation
+from metaflow_extensions.sandbox.backends.daytona.backend import DaytonaBackend
+from metaflow_extensions.sandbox.backends.interface import SandboxSpec
+from metaflow_extensions.sandbox.errors import StartFailed
+creation.SETTLED = 0.2
+try:
+    DaytonaBackend().open(SandboxSpec())
+except StartFailed:
+    print("failed", flush=True)
+sys.stdin.read()
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [sys.executable, "-c", code]
+    with (
+        server.failing(late_create=2.0),
+        subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other,
+    ):
+        assert other.stdout
+        assert other.stdout.readline() == b"failed\n"
+        assert server.sandboxes() == []
+        until(server.sandboxes)
+        other.communicate()
+    until(lambda: server.sandboxes() == [])
+
+
 def test_no_answer_in_time_leaves_no_sandbox(
     backend: DaytonaBackend, server: DaytonaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,6 +369,24 @@ def test_no_input_is_lost_or_doubled(backend: DaytonaBackend, server: DaytonaSer
         process.send(b"")
         said = b"".join(chunk.data for chunk in process.output())
     assert said.decode().strip() == hashlib.sha256(data).hexdigest()
+
+
+def test_calls_that_are_too_many_wait(backend: DaytonaBackend, server: DaytonaServer) -> None:
+    """Guards a step that works against the limit of calls a minute, which 100 of them may reach."""
+    with server.failing(busy_calls=3, retry_after="0.5"), opened(backend) as sandbox:
+        begin = time.monotonic()
+        assert run(sandbox, "print(1)") == (0, b"1\n")
+        # At least the three times that it was told to wait.
+        assert time.monotonic() - begin >= 1.5
+
+
+def test_a_call_that_is_refused_is_not_repeated(
+    backend: DaytonaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against minutes of waiting for what can't succeed: a place that can't be written to."""
+    monkeypatch.setattr(toolbox, "UPLOADS", {"/proc/here/file": b""})
+    with opened(backend) as sandbox, pytest.raises(StartFailed, match="/proc/here"):
+        sandbox.start(Command(["true"]))
 
 
 def test_a_start_whose_answer_was_lost_runs_once(backend: DaytonaBackend, server: DaytonaServer) -> None:
@@ -401,6 +463,30 @@ def test_large_files_both_ways(backend: DaytonaBackend, tmp_path: Path) -> None:
     assert (tmp_path / "target").read_bytes() == data
 
 
+def test_a_copy_whose_answer_was_lost(backend: DaytonaBackend, server: DaytonaServer, tmp_path: Path) -> None:
+    """Guards against a copy that is made again from what the first has moved."""
+    (tmp_path / "source").write_bytes(b"content")
+    with opened(backend) as sandbox:
+        assert run(sandbox, "print(1)") == (0, b"1\n")
+        with server.failing(lost_calls=2):
+            sandbox.put(tmp_path / "source", PurePosixPath("/opt/file"))
+        assert run(sandbox, "print(open('/opt/file').read())") == (0, b"content\n")
+
+
+def test_a_disk_is_limited(backend: DaytonaBackend) -> None:
+    """Guards the unit: 1024 MiB are one GiB."""
+    code = """
+import os
+with open("file", "wb") as file:
+    for number in range(int(1100)):
+        file.write(bytes(1 << 20))
+"""
+    with opened(backend, disk=1024) as sandbox:
+        process = sandbox.start(Command(["python3", "-c", code]))
+        said = b"".join(chunk.data for chunk in process.output())
+    assert b"No space left on device" in said
+
+
 # --- ending ---------------------------------------------------------------------------------------
 
 
@@ -443,6 +529,16 @@ def test_the_time_to_live_is_put_off(
         process = sandbox.start(Command(["python3", "-c", LINES, "200"]))
         assert len(list(process.output())) > 1
         assert server.ask("GET", f"/ttl/{sandbox.id}") > 0
+
+
+def test_a_silent_step_is_kept_alive(
+    backend: DaytonaBackend, server: DaytonaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards a step without output against Daytona's end of what nobody calls; work inside does not count."""
+    monkeypatch.setattr(process, "WAIT", 1.0)
+    minute = 0.2  # seconds
+    with server.failing(minute=minute), opened(backend) as sandbox:
+        assert run(sandbox, f"import time; time.sleep({2 * AUTO_STOP * minute}); print(1)") == (0, b"1\n")
 
 
 def launched(backend: DaytonaBackend) -> tuple[subprocess.Popen[bytes], str]:

@@ -63,14 +63,7 @@ class DaytonaBackend:
         wanted = parameters(name, spec)
         sdk = client()
         guard = warden(leftovers.END)
-        # Before anything is made: this process may be killed at any moment.
-        guard.watch(name)
-        try:
-            sandbox = create(sdk, wanted, spec.tell)
-        except Exception:
-            guard.forget(name)
-            raise
-        return DaytonaSandbox(sandbox, spec, guard)
+        return DaytonaSandbox(create(sdk, wanted, spec.tell, guard), spec, guard)
 
     def list(self, labels: Mapping[str, str]) -> Iterator[SandboxInfo]:
         """Sandboxes of this key's organization; those made elsewhere appear after some seconds."""

@@ -13,7 +13,13 @@ import daytona
 from ...errors import BackendUnavailable, CommandTimeout
 
 T = TypeVar("T")
-SETTINGS = ("DAYTONA_API_KEY", "DAYTONA_JWT_TOKEN", "DAYTONA_API_URL", "DAYTONA_TARGET")
+SETTINGS = (
+    "DAYTONA_API_KEY",
+    "DAYTONA_JWT_TOKEN",
+    "DAYTONA_ORGANIZATION_ID",
+    "DAYTONA_API_URL",
+    "DAYTONA_TARGET",
+)
 DEFAULT_URL = "https://app.daytona.io/api"
 ANSWER = 30.0  # seconds for what the control plane answers at once
 _making = threading.Lock()

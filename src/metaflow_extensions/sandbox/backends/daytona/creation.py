@@ -10,6 +10,7 @@ from typing import Any
 import daytona
 
 from ...errors import BackendUnavailable, CommandTimeout, SandboxLost
+from ..warden import Warden
 from . import failures
 from .client import ANSWER, call
 from .leftovers import find, remove, state
@@ -20,8 +21,8 @@ SETTLED = 5.0  # seconds after which a sandbox is there, if a call whose answer 
 FAILED = ("error", "build_failed")
 
 
-def create(sdk: Any, parameters: Any, tell: Callable[[str], None] | None) -> Any:
-    """The SDK's sandbox, started.
+def create(sdk: Any, parameters: Any, tell: Callable[[str], None] | None, guard: Warden) -> Any:
+    """The SDK's sandbox, started, and watched from before it is made.
 
     Raises UnsupportedOption, QuotaExceeded, BackendUnavailable or StartFailed.
     """
@@ -29,16 +30,20 @@ def create(sdk: Any, parameters: Any, tell: Callable[[str], None] | None) -> Any
     seconds = FROM_IMAGE if image else FROM_SNAPSHOT
     deadline = time.monotonic() + seconds
     shown = {"on_snapshot_create_logs": tell} if image and tell else {}
+    # This process may be killed at any moment.
+    guard.watch(parameters.name)
     try:
         return call(lambda: sdk.create(parameters, timeout=seconds, **shown), seconds)
     except (daytona.DaytonaError, CommandTimeout) as error:
         failure = failures.refused(error)
         if failures.is_definite(error):
+            guard.forget(parameters.name)
             raise failure from error
         try:
             return _made(parameters.name, image or parameters.snapshot, deadline, failure)
         except BaseException:
-            # Nothing more can be done here when that fails, too: Daytona ends what nobody calls.
+            # It may fail, too, and what is made later still is not there yet. So it stays watched: it is
+            # looked for again when this process ends. And Daytona ends what nobody calls.
             with contextlib.suppress(SandboxLost, BackendUnavailable):
                 remove(parameters.name, SETTLED)
             raise

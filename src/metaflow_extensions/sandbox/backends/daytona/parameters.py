@@ -22,7 +22,7 @@ MARGIN = 300.0  # seconds from the end of a lifetime to Daytona's own end of the
 OPTIONS = {
     "snapshot": "name of a snapshot, in place of an image",
     "target": "region",
-    "volumes": "{absolute path inside: id of a volume}",
+    "volumes": "{absolute path inside: name or id of a volume, or {'volume': …, 'subpath': …}}",
 }
 
 
@@ -36,10 +36,7 @@ def parameters(name: str, spec: SandboxSpec) -> Any:
         "auto_stop_interval": AUTO_STOP,
         "ttl_minutes": ttl(spec),
         "target": options.get("target"),
-        "volumes": [
-            daytona.VolumeMount(volume_id=volume, mount_path=path)
-            for path, volume in options.get("volumes", {}).items()
-        ],
+        "volumes": [volume(path, named) for path, named in options.get("volumes", {}).items()],
         **network(spec.network),
     }
     resources = {
@@ -84,6 +81,14 @@ def network(asked: str | tuple[str, ...]) -> dict[str, Any]:
     return {"network_allow_list" if networks else "domain_allow_list": ",".join(asked)}
 
 
+def volume(path: str, named: str | Mapping[str, str]) -> Any:
+    """Where a volume, or what is below a prefix in it, is mounted."""
+    wanted = {"volume": named} if isinstance(named, str) else named
+    return daytona.VolumeMount(
+        volume_id=wanted["volume"], mount_path=path, subpath=wanted.get("subpath") or None
+    )
+
+
 def _is_network(host: str) -> bool:
     try:
         ipaddress.ip_network(host)
@@ -114,7 +119,14 @@ def _checked(options: Mapping[str, Any]) -> Mapping[str, Any]:
 def _fits(name: str, value: Any) -> bool:
     if name == "volumes":
         return isinstance(value, Mapping) and all(
-            isinstance(path, str) and path.startswith("/") and isinstance(volume, str)
-            for path, volume in value.items()
+            isinstance(path, str) and path.startswith("/") and _is_volume(named)
+            for path, named in value.items()
         )
     return name in OPTIONS and isinstance(value, str) and bool(value)
+
+
+def _is_volume(named: Any) -> bool:
+    if isinstance(named, Mapping):
+        texts = all(isinstance(text, str) for text in named.values())
+        return texts and bool(named.get("volume")) and set(named) <= {"volume", "subpath"}
+    return isinstance(named, str) and bool(named)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import daytona
 
-from ...errors import CommandTimeout, SandboxLost, StartFailed, UnsupportedOption
+from ...errors import CommandTimeout, SandboxError, SandboxLost, StartFailed, UnsupportedOption
 from ...guest import holder_call
 from ...guest.holder import ANSWER, ASK, MARK, PROGRAMS, START
 from ...guest.holder_call import UNREACHABLE
@@ -39,7 +39,7 @@ UPLOAD = 600  # seconds
 PATIENCE = 120.0  # seconds in which calls may fail while the sandbox is said to run
 EXTEND_EVERY = TTL * 60 / 4  # seconds
 MISSING = (126, 127)  # exit codes of a shell
-WRONG = (400, 413, 422)  # answers to calls that will never succeed
+WRONG, BUSY = (400, 413, 422), 429  # answers: to calls that will never succeed, and to one too many
 
 
 class Toolbox:
@@ -116,19 +116,25 @@ class Toolbox:
             try:
                 return call(action, deadline)
             except (daytona.DaytonaError, CommandTimeout, _Unanswered) as error:
-                self._ensure_there(error)
                 status = getattr(error, "status_code", None)
+                if status == BUSY:
+                    # Uploads don't say for how long.
+                    pause = max(pause, 1.0)
+                else:
+                    self._ensure_there(error)
                 if status in WRONG:
                     raise StartFailed(f"sandbox {self.id} refuses a call: {error}") from error
                 if time.monotonic() - since > patience:
-                    if failures.is_definite(error):
-                        raise failures.refused(error) from error
-                    raise SandboxLost(
-                        f"sandbox {self.id} is said to run and does not answer ({error}): it may "
-                        "have run out of memory"
-                    ) from error
+                    raise self._unreachable(error) from error
                 self._closed.wait(failures.retry_after(error) or pause)
                 pause = min(2.0, pause * 2)
+
+    def _unreachable(self, error: Exception) -> SandboxError:
+        if failures.is_definite(error):
+            return failures.refused(error)
+        return SandboxLost(
+            f"sandbox {self.id} is said to run and does not answer ({error}): it may have run out of memory"
+        )
 
     def _ensure_there(self, error: Exception) -> None:
         """Raise SandboxLost unless the sandbox still runs, as far as can be known."""
