@@ -51,8 +51,8 @@ class Faults:
     sandboxes answers 403, as all do in the words of ``quota``; 502 after its work (``lost_create`` times), or
     ``late_create`` seconds before it; or nothing for ``mute`` seconds. No sandbox comes up with a reason in
     ``boot``, and all only after ``build`` seconds. Lists lag by ``lag`` seconds, removals take ``removal``
-    seconds, and every removal but the first meanwhile is a conflict. ``minute`` is how long Daytona's minutes
-    are, ``delay`` how long the way to a sandbox is, in seconds.
+    seconds, and every removal but the first meanwhile is a conflict. Without ``walls`` the network is open.
+    ``minute`` is how long Daytona's minutes are, ``delay`` how long the way to a sandbox is, in seconds.
     """
 
     busy: int = 0
@@ -70,6 +70,7 @@ class Faults:
     build: float = 0.0
     lag: float = 0.0
     removal: float = 0.0
+    walls: bool = True
     minute: float = MINUTE
     delay: float = 0.0
 
@@ -371,6 +372,8 @@ class Server:
         }
         if asked.build_info and not REFERENCE.fullmatch(asked.build_info.dockerfile_content):
             about["state"] = "pending_build"
+        if not self.faults.walls:
+            about.update(networkBlockAll=False, networkAllowList=None, domainAllowList=None)
         listed = time.monotonic() + self.faults.lag
         about["dockerfile"] = asked.build_info.dockerfile_content if asked.build_info else None
         return Sandbox(about, asked.auto_stop_interval, asked.ttl_minutes, listed=listed, disk=asked.disk)

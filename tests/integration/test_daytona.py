@@ -179,7 +179,7 @@ def test_what_is_asked_for(backend: DaytonaBackend, server: DaytonaServer) -> No
     [
         ("public", {"networkBlockAll": False}),
         (("example.org", "*.pypi.org"), {"domainAllowList": "example.org,*.pypi.org"}),
-        (("10.0.0.0/8", "1.2.3.4"), {"networkAllowList": "10.0.0.0/8,1.2.3.4"}),
+        (("10.0.0.0/8", "1.2.3.4"), {"networkAllowList": "10.0.0.0/8,1.2.3.4/32"}),
     ],
     ids=str,
 )
@@ -191,6 +191,17 @@ def test_networks(
         told = server.created()[-1]
     names = ("networkBlockAll", "domainAllowList", "networkAllowList")
     assert {name: told[name] for name in names if told.get(name) is not None} == asked
+
+
+@pytest.mark.parametrize("network", ["none", ("example.org",), ("10.0.0.0/8",)], ids=str)
+def test_a_wall_that_is_not_there_is_refused(
+    backend: DaytonaBackend, server: DaytonaServer, network: str | tuple[str, ...]
+) -> None:
+    """Guards a step against an installation that does not know the wall, and makes a sandbox without it."""
+    with server.failing(walls=False), pytest.raises(UnsupportedOption, match="without"):
+        backend.open(SandboxSpec(network=network))
+    with server.failing(walls=False), opened(backend, network="public"):
+        pass
 
 
 def test_volumes(backend: DaytonaBackend, server: DaytonaServer) -> None:
@@ -226,6 +237,7 @@ def test_a_snapshot_in_place_of_an_image(backend: DaytonaBackend, server: Dayton
         ({"disk": 100}, "disk=1024"),
         ({"image": "python\nRUN curl"}, "not a name"),
         ({"network": ("example.org", "10.0.0.0/8")}, "not both"),
+        ({"network": ("2001:db8::/32",)}, "IPv4"),
         ({"options": {"volumes": {"relative": "id"}}}, "volumes"),
         ({"options": {"volumes": {"/data": {"volume": "id", "prefix": "me"}}}}, "volumes"),
     ],

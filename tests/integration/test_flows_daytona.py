@@ -20,7 +20,6 @@ pytest.importorskip("daytona", reason="the SDK is missing: pip install daytona")
 CHOSEN = {
     "METAFLOW_SANDBOX_BACKEND": "daytona",
     "METAFLOW_SANDBOX_IMAGE": "test-image",
-    "METAFLOW_SANDBOX_MEMORY": "",
 }
 WIDTH, LINES = 3, 200
 LINE = re.compile(r"line (\d+) of (\d+)$", re.MULTILINE)

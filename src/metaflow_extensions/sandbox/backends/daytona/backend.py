@@ -24,7 +24,7 @@ from ..warden import warden
 from . import failures, leftovers
 from .client import ANSWER, call, client
 from .creation import create
-from .parameters import LABEL, OURS, parameters
+from .parameters import LABEL, OURS, next_size, parameters
 from .sandbox import DaytonaSandbox, opened
 
 NAME = "daytona"
@@ -48,6 +48,10 @@ class DaytonaBackend:
             Feature.DISK_LIMIT,
         }
     )
+
+    def next_size(self, limit: str, amount: float) -> int:
+        """The least that Daytona has for at least that much."""
+        return next_size(limit, amount)
 
     def check(self) -> None:
         """Ask for a list. Raises BackendUnavailable with the setting to mend, or QuotaExceeded."""

@@ -15,7 +15,8 @@ from ..interface import SandboxSpec
 
 OURS = "metaflow-sandbox"  # label of every sandbox of ours
 LABEL = "metaflow-sandbox.label."  # before the names of the step's own labels
-GIB = 1024  # MiB
+IPV4 = 4
+UNITS = {"cpu": 1, "memory": 1024, "disk": 1024}  # of cores, and of MiB
 AUTO_STOP = 15  # minutes without a call; the sandbox is ephemeral, so that this ends it
 TTL = 120  # minutes, extended while a command runs
 MARGIN = 300.0  # seconds from the end of a lifetime to Daytona's own end of the sandbox
@@ -39,12 +40,8 @@ def parameters(name: str, spec: SandboxSpec) -> Any:
         "volumes": [volume(path, named) for path, named in options.get("volumes", {}).items()],
         **network(spec.network),
     }
-    resources = {
-        "cpu": _whole("cpu", spec.cpu, 1, "cores"),
-        "memory": _whole("memory", spec.memory, GIB, "GiB"),
-        "disk": _whole("disk", spec.disk, GIB, "GiB"),
-    }
-    asked = {option: value for option, value in resources.items() if value is not None}
+    limits = {"cpu": spec.cpu, "memory": spec.memory, "disk": spec.disk}
+    asked = {limit: _whole(limit, amount) for limit, amount in limits.items() if amount is not None}
     snapshot = options.get("snapshot")
     if snapshot is None:
         return daytona.CreateSandboxFromImageParams(
@@ -75,10 +72,14 @@ def network(asked: str | tuple[str, ...]) -> dict[str, Any]:
     """Blocked, open, or open for named hosts or for networks in CIDR notation."""
     if isinstance(asked, str):
         return {"network_block_all": asked == "none"}
-    networks = [host for host in asked if _is_network(host)]
+    networks = [network for host in asked if (network := _as_network(host))]
     if networks and len(networks) != len(asked):
         raise UnsupportedOption(f"network={list(asked)!r}: name hosts or networks, not both")
-    return {"network_allow_list" if networks else "domain_allow_list": ",".join(asked)}
+    if any(network.version != IPV4 for network in networks):
+        raise UnsupportedOption(f"network={list(asked)!r}: Daytona knows networks of IPv4 only")
+    if networks:
+        return {"network_allow_list": ",".join(map(str, networks))}
+    return {"domain_allow_list": ",".join(asked)}
 
 
 def volume(path: str, named: str | Mapping[str, str]) -> Any:
@@ -89,23 +90,25 @@ def volume(path: str, named: str | Mapping[str, str]) -> Any:
     )
 
 
-def _is_network(host: str) -> bool:
+def _as_network(host: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     try:
-        ipaddress.ip_network(host)
+        return ipaddress.ip_network(host)
     except ValueError:
-        return False
-    return True
-
-
-def _whole(option: str, value: float | None, unit: int, name: str) -> int | None:
-    if value is None:
         return None
-    if value % unit:
+
+
+def next_size(limit: str, amount: float) -> int:
+    """The least that Daytona has for at least that much: whole cores, or whole GiB as MiB."""
+    return math.ceil(amount / UNITS[limit]) * UNITS[limit]
+
+
+def _whole(limit: str, amount: float) -> int:
+    if amount % UNITS[limit]:
         raise UnsupportedOption(
-            f"{option}={value:g}: Daytona has whole {name} only, the next is "
-            f"{option}={math.ceil(value / unit) * unit}"
+            f"{limit}={amount:g}: Daytona has whole {'cores' if limit == 'cpu' else 'GiB'} only, the next is "
+            f"{limit}={next_size(limit, amount)}"
         )
-    return int(value // unit)
+    return int(amount // UNITS[limit])
 
 
 def _checked(options: Mapping[str, Any]) -> Mapping[str, Any]:
