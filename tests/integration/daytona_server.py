@@ -11,14 +11,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import contextlib
 import datetime
 import itertools
 import json
 import re
-import shutil
-import sys
-import tempfile
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -31,7 +27,8 @@ import socketio
 from aiohttp import web
 
 from .images import PATH
-from .machine import Machine, Running, bury_orphans
+from .machine import Machine, Running
+from .stand_in_server import serve
 
 AGENT = Path(__file__).with_name("daytona_agent.py").read_text()
 # The test image's variables, and what Daytona adds.
@@ -485,32 +482,12 @@ class Server:
             raise Refused(401, "Invalid credentials", "UNAUTHORIZED")
 
 
-async def serve(key: str) -> None:
-    """Until standard input ends."""
-    place = Path(tempfile.mkdtemp(prefix="daytona-server"))
-    server = Server(place, key)
-    runner = web.AppRunner(server.application(), shutdown_timeout=1)
-    await runner.setup()
-    burying = asyncio.ensure_future(bury_orphans())
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    assert site._server
-    port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
-    server.url = f"http://127.0.0.1:{port}"
-    sys.stdout.write(f"{port}\n")
-    sys.stdout.flush()
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
-    await runner.cleanup()
-    burying.cancel()
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(place)
-
-
 def main() -> None:
     """Serve."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--key", required=True, help="the only one that it accepts")
-    asyncio.run(serve(parser.parse_args().key))
+    key = parser.parse_args().key
+    asyncio.run(serve("daytona-server", lambda place: Server(place, key)))
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def daytona(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Varia
 
     with daytona_server() as server:
         # An artifact of 1 GiB does not fit into Daytona's own default.
-        yield {**server.settings, "METAFLOW_SANDBOX_TESTS_MEMORY": "4096"}
+        yield {**server.settings, "METAFLOW_SANDBOX_TESTS_MEMORY": "6144"}
 
 
 SUITES = {
