@@ -40,6 +40,7 @@ OUT, ERR, EXIT = range(1, 4)
 MARK = b"~"  # around what a call answers, which the shell's own words may precede
 WINDOW = 4 << 20  # bytes
 CHUNK = 64 * 1024  # bytes
+GATHER = 0.003  # seconds for more to come along with a little output: another call takes longer
 LINGER = 900.0  # seconds after the end without being asked
 PATIENCE = 10.0  # seconds for what takes none
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -122,6 +123,9 @@ class Holder:
             del self.log[:old]
             self.first += old
             if self.log and request.most:
+                if not late and len(self.log) < CHUNK and not self.over:
+                    request.hurry(GATHER)
+                    return False
                 return request.answer(self.first, bytes(self.log[: request.most]))
             return late and request.answer(self.first)
         if request.what == SEND:
@@ -201,6 +205,13 @@ class Request:
         self.what, self.offset, wait, self.most = ASK.unpack_from(text)
         self.data = text[ASK.size :]
         self.until = time.monotonic() + wait / 1000
+        self.hurried = False
+
+    def hurry(self, seconds: float) -> None:
+        """It has to be answered that soon from when this is first said."""
+        if not self.hurried:
+            self.hurried = True
+            self.until = min(self.until, time.monotonic() + seconds)
 
     def answer(self, offset: int, data: bytes = b"") -> bool:
         """Answer, and be done."""

@@ -10,6 +10,8 @@ from ...guest.holder import END, SEND
 
 BATCH = 1 << 20  # bytes in one call
 HELD = 2 << 20  # bytes that wait here before a sender has to
+GATHER = 0.002  # seconds for more to come along with a little: a call takes longer
+LITTLE = 64 * 1024  # bytes
 WAIT = 10.0  # seconds for the command to take something
 
 Ask = Callable[[int, int, bytes, float], int]
@@ -63,6 +65,7 @@ class Feeder:
     def _pass_on(self) -> bool:
         with self._changed:
             self._changed.wait_for(lambda: self._held or self._ended or self._stopped)
+            self._changed.wait_for(lambda: len(self._held) >= LITTLE or self._ended or self._stopped, GATHER)
             if self._stopped:
                 return False
             part = bytes(self._held[:BATCH])
