@@ -17,14 +17,16 @@ from ...errors import (
     StartFailed,
     UnsupportedOption,
 )
+from ..image_refusal import Complaints
 from .client import url
 
 TOO_LARGE = re.compile(r"per sandbox|exceeds? (the )?maximum", re.IGNORECASE)
 QUOTA = re.compile(r"quota|limit exceeded|limit reached|maximum allowed|too many|rate limit", re.IGNORECASE)
 NAMES = re.compile(r"snapshot|image|volume|target|region", re.IGNORECASE)
-UNKNOWN_IMAGE = re.compile(
-    r"invalid reference format|must be lowercase|not found|manifest unknown|not exist|denied|unauthorized",
-    re.IGNORECASE,
+IMAGES = Complaints(
+    denied=("denied", "unauthorized"),
+    absent=("not found", "manifest unknown", "not exist"),
+    malformed=("invalid reference format", "must be lowercase"),
 )
 
 
@@ -65,8 +67,11 @@ def refused(error: Exception) -> SandboxError:
 
 def broken(reason: str, image: str) -> SandboxError:
     """What to raise for a sandbox that went into an error state on its way up."""
-    if UNKNOWN_IMAGE.search(reason):
-        return UnsupportedOption(f"Daytona can't build a sandbox from {image!r} ({reason}): correct image=")
+    if isinstance(IMAGES.refusal(image, reason), UnsupportedOption):
+        return UnsupportedOption(
+            f"Daytona can't build a sandbox from {image!r} ({reason}): correct image=, or give Daytona the "
+            "registry's login in its dashboard"
+        )
     return StartFailed(f"Daytona did not bring up a sandbox from {image!r}: {reason}")
 
 
