@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from .stand_in import StandIn, serving
+from .stand_in import StandIn, running
 
 KEY = "dtn_a-key-of-the-tests"
 
 
-@dataclass
 class DaytonaServer(StandIn):
     """A running stand-in."""
 
-    module = "daytona_server"
+    program = "daytona_server"
     key = KEY
 
     @property
@@ -42,4 +40,4 @@ class DaytonaServer(StandIn):
 
 def daytona_server() -> contextlib.AbstractContextManager[DaytonaServer]:
     """Run one."""
-    return serving(DaytonaServer)
+    return running(DaytonaServer)

@@ -1,4 +1,4 @@
-"""Stand-ins for what providers run, each a server in a process of its own that ends with its input."""
+"""What tests have of a stand-in for a service: a process of its own, that fails as it is asked to."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ S = TypeVar("S", bound="StandIn")
 
 @dataclass
 class StandIn:
-    """A running one; it prints its port first, and ``POST /faults`` makes it fail as asked."""
+    """A running one."""
 
     process: subprocess.Popen[bytes]
     port: int
-    module: ClassVar[str]
+
+    program: ClassVar[str]
+    """The module, which prints its port and ends with its standard input."""
     key: ClassVar[str]
+    faults: ClassVar[str] = "/faults"
 
     @property
     def url(self) -> str:
@@ -30,36 +33,36 @@ class StandIn:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def settings(self) -> Mapping[str, str]:
-        """The environment that leads to it."""
-        return {}
+    def headers(self) -> Mapping[str, str]:
+        """With which it lets the tests in."""
+        return {"Authorization": f"Bearer {self.key}"}
 
     @contextlib.contextmanager
     def failing(self, **faults: Any) -> Iterator[None]:
-        """With faults, see ``Faults`` in its module, and then without."""
-        self.ask("POST", "/faults", faults)
+        """With faults (see ``Faults`` in its program), and then without."""
+        self.ask("POST", self.faults, faults)
         try:
             yield
         finally:
-            self.ask("POST", "/faults", {})
+            self.ask("POST", self.faults, {})
 
     def ask(self, method: str, path: str, content: object = None) -> Any:
-        """One request, and what was answered."""
+        """What it answers."""
         request = urllib.request.Request(
             self.url + path,
             method=method,
             data=None if content is None else json.dumps(content).encode(),
-            headers={"Authorization": f"Bearer {self.key}"},
+            headers=dict(self.headers),
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
 
 @contextlib.contextmanager
-def serving(kind: type[S]) -> Iterator[S]:
+def running(kind: type[S]) -> Iterator[S]:
     """Run one."""
     with subprocess.Popen(
-        [sys.executable, "-m", f"{__package__}.{kind.module}", "--key", kind.key],
+        [sys.executable, "-m", f"{__package__}.{kind.program}", "--key", kind.key],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
@@ -69,5 +72,6 @@ def serving(kind: type[S]) -> Iterator[S]:
         try:
             yield kind(process, int(process.stdout.readline()))
         finally:
+            # It ends with its standard input.
             process.stdin.close()
             process.wait(30)

@@ -1,18 +1,19 @@
-"""Files into a box, over the input of a small command: the SDK's own copies miss /tmp."""
+"""Files into a box and out of it, over the streams of small commands: the SDK's own copies miss /tmp."""
 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from ...errors import SandboxLost, UnsupportedOption
-from ..file_copies import check_target
-from ..interface import Command
+from ..interface import Command, Stream
 from .attachment import PYTHON
 from .process import CHUNK, BoxliteProcess
 
 Start = Callable[[Command], BoxliteProcess]
+MISSING, REFUSED = 3, 4
 PUT = """
 import os, shutil, sys
 target, mode = sys.argv[1], int(sys.argv[2])
@@ -23,15 +24,26 @@ with open(draft, "xb") as file:
 os.chmod(draft, mode)
 os.replace(draft, target)
 """
+GET = f"""
+import os, shutil, stat, sys
+path = sys.argv[1]
+try:
+    if os.path.realpath(path) != os.path.normpath(path) or not stat.S_ISREG(os.lstat(path).st_mode):
+        sys.exit({REFUSED} if os.path.lexists(path) else {MISSING})
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        shutil.copyfileobj(file, sys.stdout.buffer)
+except FileNotFoundError:
+    sys.exit({MISSING})
+"""
 
 
 def put(start: Start, source: Path, target: PurePosixPath) -> None:
     """Copy a file to an absolute path inside. Raises UnsupportedOption for another."""
     with source.open("rb") as file:
-        check_target(target)
+        if not target.is_absolute() or ".." in target.parts or "\0" in str(target) or not target.name:
+            raise UnsupportedOption(f"{str(target)!r} must be an absolute path of a file without '..' or NUL")
         mode = 0o755 if source.stat().st_mode & 0o100 else 0o644
-        words = [PYTHON, "-I", "-S", "-c", PUT, str(target), str(mode)]
-        process = start(Command(words, stdin=True))
+        process = start(_python(PUT, str(target), str(mode), stdin=True))
         with contextlib.suppress(SandboxLost):  # how it ended says more
             while data := file.read(CHUNK):
                 process.send(data)
@@ -39,3 +51,31 @@ def put(start: Start, source: Path, target: PurePosixPath) -> None:
     said = b"".join(output.data for output in process.output())
     if process.wait():
         raise UnsupportedOption(f"{target} can't be written inside: {said.decode(errors='replace')[-500:]}")
+
+
+def get(start: Start, source: PurePosixPath, target: Path) -> None:
+    """Copy a regular file out. Raises FileNotFoundError, or PermissionError for what is none."""
+    if not source.is_absolute() or "\0" in str(source):
+        raise UnsupportedOption(f"{str(source)!r} must be an absolute path without NUL")
+    process = start(_python(GET, str(source)))
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as draft:
+        try:
+            said = b""
+            for output in process.output():
+                if output.stream is Stream.STDOUT:
+                    draft.write(output.data)
+                else:
+                    said += output.data
+            code = process.wait()
+            if code == MISSING:
+                raise FileNotFoundError(f"there is no {source} in the sandbox")
+            if code:
+                reason = said.decode(errors="replace")[-500:] or "only regular files are copied out"
+                raise PermissionError(f"{source}: {reason}")
+            Path(draft.name).replace(target)
+        finally:
+            Path(draft.name).unlink(missing_ok=True)
+
+
+def _python(program: str, *arguments: str, stdin: bool = False) -> Command:
+    return Command([PYTHON, "-I", "-S", "-c", program, *arguments], stdin=stdin)

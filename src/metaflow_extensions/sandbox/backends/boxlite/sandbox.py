@@ -10,15 +10,12 @@ from typing import Any
 
 from boxlite import BoxliteError
 
-from ...errors import CommandTimeout, SandboxLost
-from ..command_check import check_command
-from ..file_copies import copy_out
+from ...errors import CommandTimeout, SandboxLost, StartFailed
 from ..interface import Command, SandboxSpec
 from ..lifetime import Lifetime
 from ..local_state import LocalState
 from ..warden import Warden
 from . import files
-from .attachment import PYTHON
 from .process import BoxliteProcess
 from .runtime import Runtime
 
@@ -48,7 +45,7 @@ class BoxliteSandbox:
 
     def start(self, command: Command) -> BoxliteProcess:
         """Start a command. Raises StartFailed, or SandboxLost after the end."""
-        check_command(command)
+        check(command)
         with self._changing:
             self._lifetime.check()
             process = BoxliteProcess(
@@ -70,7 +67,7 @@ class BoxliteSandbox:
     def get(self, source: PurePosixPath, target: Path) -> None:
         """Copy a regular file out. Raises FileNotFoundError, or PermissionError for a link."""
         self._lifetime.check()
-        copy_out(self.start, PYTHON, source, target)
+        files.get(self.start, source, target)
 
     def close(self) -> None:
         """Remove the box and every trace; idempotent. Raises SandboxLost when BoxLite does not remove it."""
@@ -102,3 +99,14 @@ class BoxliteSandbox:
     def _expire(self) -> None:
         for process in list(self._processes):
             process.lose(self._lifetime.why_lost() or "")
+
+
+def check(command: Command) -> None:
+    """Raise StartFailed for what no system starts."""
+    texts = [*command.argv, *command.env, *command.env.values(), str(command.cwd or "")]
+    if any("\0" in text for text in texts):
+        raise StartFailed("a command, its environment and its directory can't hold NUL characters")
+    if not command.argv or not command.argv[0]:
+        raise StartFailed("a command needs a program")
+    if any(not name or "=" in name for name in command.env):
+        raise StartFailed("names of a command's environment can't be empty or hold '='")

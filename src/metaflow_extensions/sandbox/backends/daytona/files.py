@@ -6,7 +6,7 @@ import json
 from pathlib import Path, PurePosixPath
 
 from ...errors import UnsupportedOption
-from ..file_copies import check_target
+from ..inner_files import check_target, mode_of
 from .toolbox import CONTROL, PYTHON, Toolbox
 
 PUT = """
@@ -29,7 +29,7 @@ sys.stdout.write("~" + base64.b64encode(reason.encode("utf-8", "replace")).decod
 
 def put(toolbox: Toolbox, name: str, source: Path, target: PurePosixPath) -> None:
     """Copy a file to an absolute path inside, readable by all there. Raises UnsupportedOption for another."""
-    mode = 0o755 if source.stat().st_mode & 0o100 else 0o644
+    mode = mode_of(source)
     check_target(target)
     draft = f"{CONTROL}/{name}"
     toolbox.upload({draft: str(source)})

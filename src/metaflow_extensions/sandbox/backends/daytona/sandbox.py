@@ -10,15 +10,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...errors import StartFailed
-from ..command_check import check_command
-from ..file_copies import copy_out
+from .. import inner_files
+from ..inner_command import job
 from ..interface import Command, SandboxSpec
 from ..lifetime import Lifetime
 from ..warden import Warden
 from . import files
 from .leftovers import remove
 from .process import DaytonaProcess
-from .toolbox import CONTROL, PLACE, PYTHON, Toolbox
+from .toolbox import CONTROL, PLACE, Toolbox
 
 _opened: dict[str, Mapping[str, str]] = {}
 
@@ -44,17 +44,10 @@ class DaytonaSandbox:
 
     def start(self, command: Command) -> DaytonaProcess:
         """Start a command. Raises StartFailed, or SandboxLost after the end."""
-        check_command(command)
+        text = json.dumps(job(command, place=PLACE)).encode()
         self._lifetime.check()
         name = f"command-{next(self._numbers)}"
-        job = {
-            "argv": list(command.argv),
-            "env": dict(command.env),
-            "cwd": str(command.cwd) if command.cwd else None,
-            "stdin": command.stdin,
-            "place": PLACE,
-        }
-        self._toolbox.upload({f"{CONTROL}/{name}.job": json.dumps(job).encode()})
+        self._toolbox.upload({f"{CONTROL}/{name}.job": text})
         reason = self._toolbox.start(name)
         if reason:
             raise StartFailed(f"the command does not start: {reason}")
@@ -70,7 +63,7 @@ class DaytonaSandbox:
     def get(self, source: PurePosixPath, target: Path) -> None:
         """Copy a regular file out. Raises FileNotFoundError, or PermissionError for a link."""
         self._lifetime.check()
-        copy_out(self.start, PYTHON, source, target)
+        inner_files.get(self.start, source, target)
 
     def close(self) -> None:
         """Have the sandbox removed; idempotent. Raises SandboxLost when Daytona does not accept that."""
