@@ -401,6 +401,18 @@ def test_a_call_that_is_refused_is_not_repeated(
         sandbox.start(Command(["true"]))
 
 
+@pytest.mark.parametrize("end", ["by itself", "killed"])
+def test_output_that_nobody_reads_does_not_hide_the_end(backend: DaytonaBackend, end: str) -> None:
+    """Guards who only waits: of more output than is held here, the rest would be asked for never."""
+    code = "import os, sys; [os.write(1, bytes(65536)) for _ in range(int(sys.argv[1]))]"
+    with opened(backend) as sandbox:
+        process = sandbox.start(Command(["python3", "-c", code, "100" if end == "by itself" else "10000"]))
+        if end == "killed":
+            time.sleep(2)  # until it is blocked
+            process.kill()
+        assert process.wait() == (0 if end == "by itself" else 137)
+
+
 def test_a_start_whose_answer_was_lost_runs_once(backend: DaytonaBackend, server: DaytonaServer) -> None:
     """Guards the promise that nothing of the user's runs twice."""
     code = "open('ran', 'a').write('x'); print(open('ran').read())"

@@ -192,3 +192,12 @@ def test_a_call_without_a_holder_says_so(place: Path) -> None:
     code, said = call([str(holder_call.__file__), str(place / "absent.socket")], ASK.pack(POLL, 0, 0, 0))
     assert (code, b"No such file" in said) == (holder_call.UNREACHABLE, True)
     assert holder_call.MARK == holder.MARK
+
+
+def test_who_has_no_room_hears_of_the_end(place: Path) -> None:
+    """Guards a launcher whose reader is slow: it asks for nothing, and has to learn that all is over."""
+    start(place, "import sys; print('abc', flush=True); sys.stdin.read()")
+    assert ask(place, POLL, wait=200, most=0) == (0, b"")
+    ask(place, END)
+    _, data = ask(place, POLL, most=0)
+    assert frames(data)[-1] == (EXIT, CODE.pack(0))

@@ -122,11 +122,13 @@ class Holder:
             old = min(max(0, request.offset - self.first), len(self.log))
             del self.log[:old]
             self.first += old
-            if self.log and request.most:
+            # Who has no room for more is still to hear of the end, and what is left is small.
+            most = request.most or (len(self.log) if self.over else 0)
+            if self.log and most:
                 if not late and len(self.log) < CHUNK and not self.over:
                     request.hurry(GATHER)
                     return False
-                return request.answer(self.first, bytes(self.log[: request.most]))
+                return request.answer(self.first, bytes(self.log[:most]))
             return late and request.answer(self.first)
         if request.what == SEND:
             self.take(request)

@@ -15,6 +15,7 @@ from .toolbox import Toolbox
 MOST = 2 << 20  # bytes in one answer
 HELD = 4 << 20  # bytes that wait for a reader before no more are asked for
 WAIT = 15.0  # seconds that a call waits for output, which also keeps the sandbox from being stopped
+FULL = 2.0  # seconds between calls while a reader is awaited
 KILLING = 15.0  # seconds for a kill to get through
 KILLED = 137
 STREAMS = {OUT: Stream.STDOUT, ERR: Stream.STDERR}
@@ -67,9 +68,11 @@ class DaytonaProcess:
 
     def kill(self) -> None:
         """Kill the command and all that it started; idempotent."""
-        if self._outcome is not None:
-            return
-        self._killed = True
+        with self._changed:
+            if self._outcome is not None:
+                return
+            self._killed = True
+            self._changed.notify_all()
         try:
             self._toolbox.ask(self._name, KILL, 0, patience=KILLING)
         except SandboxError as error:
@@ -95,10 +98,12 @@ class DaytonaProcess:
             self._fail(error)
 
     def _await_room(self) -> bool:
-        """Whether more may be asked for; after a while without room, a call only shows that all is well."""
+        """Whether more may be asked for; without room, a call only shows that all is well, or over."""
         with self._changed:
-            self._changed.wait_for(lambda: self._held < HELD or self._outcome is not None, WAIT)
-            return self._held < HELD
+            # What is left after a kill has to fit: nobody need read it for the end to be heard.
+            return self._changed.wait_for(
+                lambda: self._held < HELD or self._killed or self._outcome is not None, FULL
+            )
 
     def _take(self, data: bytes) -> None:
         self._rest += data
