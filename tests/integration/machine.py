@@ -34,6 +34,7 @@ from metaflow_extensions.sandbox.backends.cgroups import Cgroup, available
 from .images import tree, why_no_images
 
 OWN = ("root", "home", "tmp", "var", "run", "mnt", "opt", "srv", "work")  # not taken from the image
+PLACES = (*OWN, "var/tmp")
 DEVICES = ("dev", "proc", "sys")
 ROOTS_OF_HOST = ("usr", "bin", "sbin", "lib", "lib64", "etc/alternatives", "etc/ssl", "etc/ld.so.cache")
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -49,7 +50,10 @@ def not_limited() -> Mapping[str, str]:
 
 
 class Machine:
-    """One machine; ``memory`` is in MiB, ``cpus`` in cores, both for all its commands together."""
+    """One machine; ``memory`` is in MiB, ``cpus`` in cores, both for all its commands together.
+
+    With a ``disk`` of so many MiB, each command has one of its own, in memory that counts as the machine's.
+    """
 
     def __init__(
         self,
@@ -58,13 +62,16 @@ class Machine:
         network: bool = False,
         memory: int | None = None,
         cpus: float | None = None,
+        disk: int | None = None,
     ) -> None:
         self.directory = directory
         self.root = directory / "root"
         self._network = network
+        self._disk = disk
+        memory = memory + disk if memory and disk else memory
         self._running: set[Running] = set()
         self._cgroup: Cgroup | None = None
-        for name in (*OWN, "var/tmp"):
+        for name in PLACES:
             (self.root / name).mkdir(parents=True, exist_ok=True)
         for name in ("tmp", "var/tmp"):
             (self.root / name).chmod(0o1777)
@@ -128,7 +135,12 @@ class Machine:
             "--unshare-ipc",
             "--unshare-uts",
         ]
-        words += ["--die-with-parent", "--hostname", "machine", "--bind", str(self.root), "/"]
+        words += ["--die-with-parent", "--hostname", "machine"]
+        if self._disk:
+            words += ["--size", str(self._disk << 20), "--tmpfs", "/"]
+            words += [word for name in PLACES for word in ("--perms", "1777", "--dir", f"/{name}")]
+        else:
+            words += ["--bind", str(self.root), "/"]
         if not self._network:
             words.append("--unshare-net")
         return [*words, *_image(), "--dev", "/dev", "--proc", "/proc", "--chdir", cwd]

@@ -192,7 +192,9 @@ class Sandbox(Protocol):
 class Backend(Protocol):
     """A provider of sandboxes; built without arguments, cheap to build.
 
-    One with a ``default_image`` runs steps in it that name none.
+    One with a ``default_image`` runs steps in it that name none. One that has only some sizes refuses others,
+    and may have a method ``next_size(limit, amount)``: the least size for that much of "cpu", "memory" or
+    "disk", which a step is given that only asks for at least so much.
     """
 
     features: frozenset[Feature]

@@ -84,6 +84,11 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         "e2b",
         "virtual machines in E2B's cloud, with nothing but a key",
     ),
+    "daytona": BuiltIn(
+        "metaflow_extensions.sandbox.backends.daytona.backend:DaytonaBackend",
+        "daytona",
+        "containers in Daytona's cloud, with nothing but its API key",
+    ),
     "metalbox": BuiltIn(
         "metaflow_extensions.sandbox.backends.metalbox.backend:MetalboxBackend",
         "metalbox",

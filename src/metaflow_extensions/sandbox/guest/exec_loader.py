@@ -22,7 +22,7 @@ import signal
 import struct
 import sys
 import time
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 HEAD = struct.Struct("!BII")  # kind, number, bytes that follow
 COUNT = struct.Struct("!I")
@@ -206,30 +206,10 @@ class Loader:
 
     def start(self, job: Dict[str, Any]) -> None:
         """Start the command, and tell how that went."""
-        streams = [os.pipe() for _ in range(3)]
-        report, reported = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                become(job, streams)
-            except BaseException as error:  # noqa: BLE001 -- whatever it is, it is told
-                os.write(reported, str(error).encode("utf-8", "surrogateescape"))
-            os._exit(127)
-        os.close(reported)
-        (nothing, self.input), (out, _), (err, _) = streams
-        for descriptor in (nothing, streams[1][1], streams[2][1]):
-            os.close(descriptor)
-        reason = b""
-        while True:
-            chunk = os.read(report, 4096)
-            if not chunk:
-                break
-            reason += chunk
-        os.close(report)
+        self.pid, (self.input, out, err), reason = spawn(job, PLACE)
         if reason:
             self.tell(FAILED, reason)
             return
-        os.set_blocking(self.input, False)
         if not job["stdin"]:
             self.close_input()
         self.outputs = {out: OUT, err: ERR}
@@ -237,18 +217,11 @@ class Loader:
 
     def bury(self) -> None:
         """Wait for whatever has ended; the command's own end is its descendants'."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            if pid == self.pid:
-                signalled = os.WIFSIGNALED(status)
-                self.code = 128 + os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
-                self.close_input()
-                end_all()
+        code = buried(self.pid)
+        if code is not None:
+            self.code = code
+            self.close_input()
+            end_all()
 
     def kill(self) -> None:
         """End everything; what has not been passed on is dropped."""
@@ -265,7 +238,27 @@ def write(lines: bytes) -> None:
         view = view[os.write(1, view) :]
 
 
-def become(job: Dict[str, Any], streams: List[Tuple[int, int]]) -> None:
+def spawn(job: Dict[str, Any], place: str) -> Tuple[int, Tuple[int, int, int], bytes]:
+    """Start a command: its pid, our ends of its streams, and why it did not start, or nothing."""
+    streams = [os.pipe() for _ in range(3)]
+    report, reported = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            become(job, streams, place)
+        except BaseException as error:  # noqa: BLE001 -- whatever it is, it is told
+            os.write(reported, str(error).encode("utf-8", "surrogateescape"))
+        os._exit(127)
+    (reader, given), (out, writer), (err, error_writer) = streams
+    for descriptor in (reported, reader, writer, error_writer):
+        os.close(descriptor)
+    with open(report, "rb") as told:
+        reason = told.read()
+    os.set_blocking(given, False)
+    return pid, (given, out, err), reason
+
+
+def become(job: Dict[str, Any], streams: List[Tuple[int, int]], place: str) -> None:
     """In the child: be the command."""
     os.setsid()
     (reader, _), (_, out), (_, err) = streams
@@ -275,9 +268,9 @@ def become(job: Dict[str, Any], streams: List[Tuple[int, int]]) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    places = {name: os.path.join(PLACE, name) for name in ("work", "home")}
-    for place in places.values():
-        os.makedirs(place, exist_ok=True)
+    places = {name: os.path.join(place, name) for name in ("work", "home")}
+    for directory in places.values():
+        os.makedirs(directory, exist_ok=True)
     environment = {
         "PATH": os.environ.get("PATH") or PATH,
         "HOME": places["home"],
@@ -293,6 +286,20 @@ def become(job: Dict[str, Any], streams: List[Tuple[int, int]]) -> None:
 def encoded(text: str) -> bytes:
     """As the kernel takes it."""
     return text.encode("utf-8", "surrogateescape")
+
+
+def buried(command: int) -> Optional[int]:
+    """Wait for whatever has ended; the command's exit code if it is among that, 128 + n for signal n."""
+    code = None
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                break
+            if pid == command:
+                signalled = os.WIFSIGNALED(status)
+                code = 128 + os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
+    return code
 
 
 def end_all() -> None:

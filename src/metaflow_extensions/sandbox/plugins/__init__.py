@@ -13,6 +13,7 @@ STEP_DECORATORS_DESC = [
     ("nitrobox", ".aliases.NitroboxDecorator"),
     ("pybox", ".aliases.PyboxDecorator"),
     ("e2b", ".aliases.E2BDecorator"),
+    ("daytona", ".aliases.DaytonaDecorator"),
     ("metalbox", ".aliases.MetalboxDecorator"),
     ("microsandbox", ".aliases.MicrosandboxDecorator"),
 ]

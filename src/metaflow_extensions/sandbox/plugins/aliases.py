@@ -42,6 +42,11 @@ class E2BDecorator(SandboxDecorator):  # noqa: D101
     name = backend_name = "e2b"
 
 
+class DaytonaDecorator(SandboxDecorator):  # noqa: D101
+    __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away Daytona sandbox")
+    name = backend_name = "daytona"
+
+
 class MetalboxDecorator(SandboxDecorator):  # noqa: D101
     __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away MetalBox service (macOS)")
     name = backend_name = "metalbox"

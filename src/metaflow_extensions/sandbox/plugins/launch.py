@@ -83,7 +83,7 @@ class RunLaunch:
         """Raise SandboxError unless the step's backend can run here and honour its options.
 
         Limits that only @resources asks for are requests, as everywhere in Metaflow: where the
-        backend has no such limit, they are dropped.
+        backend has no such limit, they are dropped, and where it has not that size, the next one is taken.
         """
         name = attributes["backend"] or registry.default_name()
         backend = self._backend(name)
@@ -98,7 +98,7 @@ class RunLaunch:
                 "sandboxes, choose another one"
             )
         limits = {
-            limit: attributes[limit]
+            limit: attributes[limit] if limit in asked_by_name else _next_size(backend, limit, attributes)
             for limit, feature in NEEDED.items()
             if limit in asked_by_name or feature in backend.features
         }
@@ -267,3 +267,9 @@ def declared_secrets(decorators: Iterable[Any]) -> Iterable[SecretSource]:
             )
             spec = parse(source, role=role)
             yield SecretSource(spec.secrets_backend_type, spec.secret_id, spec.options, spec.role)
+
+
+def _next_size(backend: Backend, limit: str, attributes: Mapping[str, Any]) -> Any:
+    amount = attributes[limit]
+    next_size = getattr(backend, "next_size", None)
+    return next_size(limit, amount) if next_size and amount is not None else amount
