@@ -16,10 +16,11 @@ demo:
 test: check
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
-# The flow suite, and more TESTS, on one backend: make flows BACKEND=podman
+# The flow suite, and more TESTS, on one backend or several: make flows BACKEND="podman boxlite"
 flows:
 	scripts/setup $(VENV) $(PYTHON) dev
-	METAFLOW_SANDBOX_TESTS_BACKEND=$(BACKEND) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(FLOWS) $(TESTS)
+	set -e; for backend in $(BACKEND); do METAFLOW_SANDBOX_TESTS_BACKEND=$$backend \
+		$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(FLOWS) $(TESTS); done
 
 check:
 	scripts/setup $(VENV) $(PYTHON) dev
