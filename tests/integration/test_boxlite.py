@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from metaflow_extensions.sandbox.errors import (
 
 from .boxlite import KEY, BoxliteServer, boxlite_server
 from .registry import Registry
+from .waiting import until
 
 boxlite = pytest.importorskip("boxlite", reason="the SDK is missing: pip install boxlite")
 
@@ -83,14 +84,6 @@ def use(server: BoxliteServer, monkeypatch: pytest.MonkeyPatch, directory: Path)
 def python(code: str, *arguments: str, **changes: Any) -> Command:
     """A command that runs Python code."""
     return Command(["python3", "-I", "-S", "-c", code, *arguments], **changes)
-
-
-def until(condition: Callable[[], bool]) -> bool:
-    """Whether it comes true in time."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 @pytest.mark.parametrize("more", [0, 20])
@@ -335,8 +328,8 @@ def test_killed_launcher_leaves_nothing(server: BoxliteServer) -> None:
     assert [info.id for info in BoxliteBackend().list({})] == [sandbox_id]
     os.kill(launcher.pid, signal.SIGKILL)
     launcher.communicate()
-    assert until(lambda: not server.boxes())
-    assert until(lambda: not list(BoxliteBackend().list({})))
+    until(lambda: not server.boxes())
+    until(lambda: not list(BoxliteBackend().list({})))
 
 
 @pytest.mark.parametrize("turn", range(5))
