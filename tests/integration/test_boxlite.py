@@ -23,6 +23,7 @@ from metaflow_extensions.sandbox.errors import (
     StartFailed,
     UnsupportedOption,
 )
+from metaflow_extensions.sandbox.guest.exec_loader import WINDOW
 
 from .boxlite import KEY, BoxliteServer, boxlite_server
 from .registry import Registry
@@ -32,7 +33,6 @@ boxlite = pytest.importorskip("boxlite", reason="the SDK is missing: pip install
 
 from metaflow_extensions.sandbox.backends.boxlite.backend import BoxliteBackend  # noqa: E402
 
-MIB = 1 << 20
 PATIENCE = 60.0  # seconds after which something hangs
 SLEEP = ["python3", "-c", "import time; print('up', flush=True); time.sleep(600)"]
 OPEN = """
@@ -137,17 +137,19 @@ while time.monotonic() - last < 1:
         last = time.monotonic()
     except BlockingIOError:
         time.sleep(0.01)
+open("/tmp/full", "w").close()
 os.write(2, b"%d" % written)
 """
     sandbox = BoxliteBackend().open(SandboxSpec())
     process = sandbox.start(python(code))
-    time.sleep(1.5)
+    full = sandbox.start(python("import os, time\nwhile not os.path.exists('/tmp/full'): time.sleep(0.05)"))
+    assert full.wait() == 0
     outputs = list(process.output())
     sandbox.close()
     written = int(b"".join(output.data for output in outputs if output.stream is Stream.STDERR))
     read = sum(len(output.data) for output in outputs if output.stream is Stream.STDOUT)
     assert written == read
-    assert written < 4 * MIB
+    assert written < 2 * WINDOW
 
 
 @pytest.mark.parametrize("frame", [1, 3, 4097])
