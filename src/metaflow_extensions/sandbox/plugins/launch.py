@@ -15,7 +15,7 @@ from metaflow.metaflow_config import DEFAULT_SECRETS_ROLE
 from metaflow.plugins.datastores.local_storage import LocalStorage
 from metaflow.plugins.secrets.secrets_spec import SecretSpec
 from metaflow.system_context import system_context
-from metaflow.util import decompress_list
+from metaflow.util import decompress_list, get_username
 
 from ..backends import registry
 from ..backends.interface import Backend, Feature, SandboxSpec, Secret
@@ -101,7 +101,12 @@ class RunLaunch:
         }
         hosted = Feature.HOST_PYTHON in backend.features
         spec = SandboxSpec(
-            labels={"flow": self._flow, "run": self._run_id, "step": step},
+            labels={
+                "flow": self._flow,
+                "run": self._run_id,
+                "step": step,
+                "user": get_username() or "",
+            },
             image=attributes["image"],
             gpu=attributes["gpu"],
             network=attributes["network"] or "none",

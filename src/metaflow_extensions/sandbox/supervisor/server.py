@@ -18,6 +18,7 @@ from ..backends import registry
 from ..backends.interface import Backend
 from ..errors import SandboxError, UnsupportedOption
 from ..relay.services import Services
+from . import run_directories
 from .archives import Archives
 from .governor import Governor
 from .protocol import CodeSettings, RunSettings, TaskSettings, decode
@@ -231,6 +232,8 @@ def serve(line: bytes, word: int) -> None:
     """Serve the run that the line describes; ``word`` is written to when the run is gone."""
     settings = decode(line)
     assert isinstance(settings, RunSettings)
+    # The parent is the reaper.
+    run_directories.note_owners(Path(settings.directory), os.getpid(), os.getppid())
     logging.basicConfig(
         filename=Path(settings.directory, "supervisor.log"),
         format="%(asctime)s %(levelname)s %(message)s",

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ..backends import owner
 from ..backends.interface import Backend, Process, Sandbox, SandboxSpec, Stream
 from ..errors import SandboxError, SandboxLost, StartFailed
 from ..relay.intake import Intake
@@ -246,7 +247,12 @@ class TaskRun:
             shutil.rmtree(directory)
 
     def _open(self, backend: Backend, spec: SandboxSpec) -> Sandbox:
-        labels = {**spec.labels, LABEL: Path(self._run.settings.directory).name}
+        labels = {
+            **spec.labels,
+            **owner.labels(),
+            LABEL: Path(self._run.settings.directory).name,
+            "backend": self._task.backend,
+        }
         self._record.mark("opening")
         return backend.open(dataclasses.replace(spec, labels=labels, tell=self._sink.say))
 
