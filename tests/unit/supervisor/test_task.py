@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from metaflow_extensions.sandbox.backends import owner
 from metaflow_extensions.sandbox.backends.interface import SandboxSpec
 from metaflow_extensions.sandbox.errors import QuotaExceeded, SandboxLost, StartFailed, UnsupportedOption
 from metaflow_extensions.sandbox.supervisor import task as task_module
@@ -40,7 +41,8 @@ def test_a_task_that_succeeds(stage: Stage) -> None:
     assert f"[sandbox] open {sandbox.id} · isolation process · network none" in said
     assert stage.backend.closed == [sandbox.id]
     assert [path.name for path in stage.directory.iterdir()] == ["code"]
-    assert sandbox.spec.labels == {"step": "train", "supervisor": "run"}
+    labels = {"step": "train", "supervisor": "run", "backend": "open", **owner.labels()}
+    assert sandbox.spec.labels == labels
     metadata = stage.metadata()
     assert {name: metadata[name] for name in metadata if name != "sandbox-timings"} == {
         "sandbox-backend": "open",

@@ -53,11 +53,18 @@ def lives(process: str) -> bool:
     if not pid.isdigit():
         return False
     if os.path.exists("/proc/self"):  # noqa: PTH110 - macOS has none
-        return process == mark(int(pid)) and not process.endswith("-")
+        return process == mark(int(pid)) and not process.endswith("-") and not _has_ended(pid)
     with contextlib.suppress(ProcessLookupError):
         os.kill(int(pid), 0)
         return True
     return False
+
+
+def _has_ended(pid: str) -> bool:
+    """Whether it has ended, and nobody has asked how: in a container its first process may never do that."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    return True
 
 
 @functools.cache
