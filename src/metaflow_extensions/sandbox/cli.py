@@ -30,6 +30,9 @@ FOR_FLOWS: Mapping[str, Subcommand] = {
     "ps": Subcommand(".commands.ps", "which sandboxes there are, here and in the clouds"),
     "list": Subcommand(".commands.ps", "the same as ps"),
     "kill": Subcommand(".commands.kill", "end sandboxes, and the tasks in them"),
+    "logs": Subcommand(".commands.logs", "what a task has printed, while it runs and later"),
+    "shell": Subcommand(".commands.shell", "a shell in a sandbox that runs or was kept"),
+    "explain": Subcommand(".commands.explain", "one page about a task and its sandbox"),
     "cleanup": Subcommand(".commands.cleanup", "remove what runs left that are gone"),
 }
 SUBCOMMANDS: Mapping[str, Subcommand] = {

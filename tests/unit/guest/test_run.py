@@ -104,7 +104,7 @@ def test_signals_are_delivered(launcher: Launcher, number: int) -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
-    assert launcher.bench.relay.signal(number)
+    assert launcher.bench.relay.lifecycle.signal(number)
     assert finish(process)[0] == 7
 
 
@@ -114,8 +114,8 @@ def test_signals_that_are_not_for_steps(launcher: Launcher) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     for number in (0, signal.SIGSTOP, signal.SIGKILL, 64, 1 << 20):
-        assert launcher.bench.relay.signal(number)
-    assert launcher.bench.relay.signal(signal.SIGTERM)
+        assert launcher.bench.relay.lifecycle.signal(number)
+    assert launcher.bench.relay.lifecycle.signal(signal.SIGTERM)
     assert finish(process)[0] == 128 + signal.SIGTERM
 
 

@@ -13,10 +13,11 @@ from ..backends import registry
 from ..backends.local_state import LocalState, base_directory
 from ..backends.owner import State
 from ..supervisor import run_directories
+from ..units import duration
 from . import sandboxes
 from .asking import Answer, ask
 from .kill import add_output, described
-from .table import duration, say, show_json, warn
+from .table import say, show_json, warn
 
 HALF_MADE = 60.0  # seconds after which a sandbox that is still being made is nobody's any more
 

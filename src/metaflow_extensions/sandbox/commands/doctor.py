@@ -11,8 +11,9 @@ from typing import Any, Protocol
 from ..backends import owner, registry
 from ..backends.interface import Backend, Command, Isolation, SandboxSpec
 from ..errors import BackendUnavailable, StartFailed
+from ..units import duration
 from .asking import ask
-from .table import duration, say, show, show_json
+from .table import say, show, show_json
 
 DEADLINE = 30.0  # seconds
 TRIAL_DEADLINE = 300.0  # seconds: an image may have to be pulled

@@ -7,9 +7,10 @@ import contextlib
 import sys
 import time
 
+from ..units import duration
 from . import sandboxes
 from .sandboxes import Survey
-from .table import duration, say, show, show_json, warn
+from .table import say, show, show_json, warn
 
 EVERY = 2.0  # seconds
 COLUMNS = ("ID", "BACKEND", "STATE", "AGE", "TASK", "ATTEMPT", "USER")
@@ -62,7 +63,7 @@ def _print(survey: Survey) -> None:
                 [
                     sandbox.id,
                     sandbox.backend,
-                    sandbox.state.value,
+                    sandbox.shown,
                     duration(sandbox.age),
                     sandbox.task or "-",
                     sandbox.labels.get("attempt", "-"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import threading
 import time
@@ -12,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import owner, registry
+from ..backends.interface import SandboxInfo
 from ..backends.owner import State
 from ..supervisor import run_directories
-from ..supervisor.reaper import BACKENDS
+from ..supervisor.reaper import BACKENDS, LABEL
 from .asking import Answer, ask
 
 DEADLINE = 10.0  # seconds
 AT_ONCE = 16  # sandboxes that are ended side by side
 FILTERS = ("flow", "run", "step", "task", "user")
 ANY_FLOW = "all"
+KEPT_STATE = "kept"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Found:
     labels: Mapping[str, str]
     created: float
     state: State
+    kept_until: float | None = None
 
     @property
     def task(self) -> str:
@@ -46,8 +50,13 @@ class Found:
     def described(self) -> dict[str, Any]:
         """As one object of --json."""
         its = {name: self.labels.get(name) for name in (*FILTERS, "attempt", "host", "supervisor")}
-        state = self.state.value
-        return {"id": self.id, "backend": self.backend, "state": state, "created": self.created, **its}
+        about = {"id": self.id, "backend": self.backend, "state": self.shown, "created": self.created}
+        return {**about, "kept_until": self.kept_until, **its}
+
+    @property
+    def shown(self) -> str:
+        """Its state in one word."""
+        return self.state.value if self.kept_until is None else KEPT_STATE
 
 
 @dataclass(frozen=True)
@@ -124,12 +133,21 @@ def find(options: argparse.Namespace) -> Survey:
             backend = info.labels.get("backend") or answer.backend
             # Some backends keep their records in one place: a sandbox is its own backend's.
             if info.id not in found or backend == answer.backend:
-                its_state = owner.state(info.labels)
-                found[info.id] = Found(info.id, backend, info.labels, info.created, its_state)
+                its_state, kept = owner.state(info.labels), _kept_until(info)
+                found[info.id] = Found(info.id, backend, info.labels, info.created, its_state, kept)
     ordered = sorted(found.values(), key=lambda sandbox: (sandbox.created, sandbox.id))
     # Asked for by name, one that can't be used is no less than one that fails.
     named = options.backend or ()
     return Survey(ordered, [a for a in answers if a.problem and (not a.absent or a.backend in named)])
+
+
+def _kept_until(info: SandboxInfo) -> float | None:
+    """Seconds since the epoch until which its run keeps it for a shell, None for one that is not kept."""
+    directory = run_directories.find(info.labels.get(LABEL, ""))
+    if directory is not None:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return float((directory / f"{run_directories.KEPT}{info.id}").read_text())
+    return None
 
 
 def names(options: argparse.Namespace) -> list[str]:

@@ -20,6 +20,7 @@ MAX_SOCKET_PATH = 107  # bytes
 # The longest path of a socket below the directory for temporary files: a task's relay.
 LONGEST = len(f"/{PREFIX}12345678/t0123456789abcdef-0123456789abcdef/relay")
 SHORT = "/tmp"
+KEPT = "kept-"  # a file for each kept sandbox, named by its id: until when, in seconds since the epoch
 YOUNG = 60.0  # seconds in which a directory's owners may not have been written yet
 
 
