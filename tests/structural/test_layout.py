@@ -45,6 +45,7 @@ TESTED_ELSEWHERE = {
     "config/__init__.py": "Metaflow reads it in tests/integration/test_flows.py",
     "guest/*.py": "every flow of tests/integration/test_flows.py",
     "plugins/*.py": "every flow of tests/integration/test_flows.py",
+    "relay/lifecycle.py": "tests/unit/relay/test_server.py",
     "relay/pickle_*.py": "tests/unit/relay/test_pickle_scan.py",
     "relay/task_json.py": "by way of vetting, tests/unit/relay/test_vetting.py",
     "service/*.py": "tests/integration/test_service_requests.py and tests/integration/test_service_faults.py",

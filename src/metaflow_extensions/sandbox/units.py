@@ -1,4 +1,4 @@
-"""Lengths of time and amounts of memory, as people read them."""
+"""Lengths of time, amounts of memory and foreign text, as people can read them."""
 
 from __future__ import annotations
 
@@ -24,3 +24,9 @@ def mebibytes(amount: float) -> str:
 def count(number: int, what: str) -> str:
     """So many of something: 1 task, 2 tasks."""
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def on_one_line(text: str) -> str:
+    """Without line breaks, and with control characters made visible: it may come from a guest or a provider."""
+    plain = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in plain)

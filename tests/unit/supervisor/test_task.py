@@ -15,7 +15,8 @@ from metaflow_extensions.sandbox.backends import owner
 from metaflow_extensions.sandbox.backends.interface import SandboxSpec
 from metaflow_extensions.sandbox.errors import QuotaExceeded, SandboxLost, StartFailed, UnsupportedOption
 from metaflow_extensions.sandbox.supervisor import task as task_module
-from metaflow_extensions.sandbox.supervisor.task import NOTICES_SHOWN, Outcome
+from metaflow_extensions.sandbox.supervisor.story import NOTICES_SHOWN
+from metaflow_extensions.sandbox.supervisor.task import Outcome
 
 from ..relay.parts import IDENTITY, settle, short_directory
 from .parts import FINISH, Stage
@@ -50,6 +51,8 @@ def test_a_task_that_succeeds(stage: Stage) -> None:
         "sandbox-isolation": "process",
         "sandbox-image": "python",
         "sandbox-network": "none",
+        "sandbox-limits": "{}",
+        "sandbox-outcome": "exit code 0",
         "sandbox-peak-memory-mib": "12.3",
         "sandbox-cpu-seconds": metadata["sandbox-cpu-seconds"],
     }

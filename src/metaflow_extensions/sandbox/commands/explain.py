@@ -13,7 +13,6 @@ from .task_path import NoSuchTask, find, full_path
 
 LAST_LINES = 15
 OURS = "sandbox-"
-ATTEMPT_TAG = "attempt_id:"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Print it."""
     path = full_path(options.task, options)
-    page = explained(find(path, options.attempt), path, options.attempt)
+    attempt = options.attempt
+    if attempt is None:
+        attempt = int(find(path, None).current_attempt)
+    page = explained(find(path, attempt), path, attempt)
     if options.json:
         show_json(page)
     else:
@@ -34,18 +36,18 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def explained(task: Any, path: str, attempt: int | None) -> dict[str, Any]:
-    """What the task's metadata and logs say. Raises NoSuchTask for one that never had a sandbox."""
-    fields, shown = _fields(task, attempt)
+def explained(task: Any, path: str, attempt: int) -> dict[str, Any]:
+    """What an attempt's metadata and logs say. Raises NoSuchTask for one that never had a sandbox."""
+    fields = {entry.name: str(entry.value) for entry in task.metadata if entry.name.startswith(OURS)}
     if f"{OURS}backend" not in fields:
         raise NoSuchTask(
-            f"{path} has no record of a sandbox: it ran without one, or failed before its code started. "
-            "What it printed: the command logs"
+            f"attempt {attempt} of {path} has no record of a sandbox: it ran without one, or failed before "
+            "its code started. What it printed: the command logs"
         )
     refusals = int(fields.get(f"{OURS}refusals", "0"))
     return {
         "task": path,
-        "attempt": shown,
+        "attempt": attempt,
         "backend": fields[f"{OURS}backend"],
         "id": fields.get(f"{OURS}id"),
         "isolation": fields.get(f"{OURS}isolation"),
@@ -60,17 +62,6 @@ def explained(task: Any, path: str, attempt: int | None) -> dict[str, Any]:
         "outcome": fields.get(f"{OURS}outcome"),
         "last_output": lines(task, list(STREAMS))[-LAST_LINES:],
     }
-
-
-def _fields(task: Any, attempt: int | None) -> tuple[dict[str, str], int]:
-    """Our fields of one attempt, the last with a sandbox unless one is named."""
-    by_attempt: dict[int, dict[str, str]] = {}
-    for entry in task.metadata:
-        number = next((int(tag[len(ATTEMPT_TAG) :]) for tag in entry.tags if tag.startswith(ATTEMPT_TAG)), 0)
-        if entry.name.startswith(OURS):
-            by_attempt.setdefault(number, {})[entry.name] = str(entry.value)
-    shown = max(by_attempt, default=0) if attempt is None else attempt
-    return by_attempt.get(shown, {}), shown
 
 
 def _number(given: str | None) -> float | None:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..units import on_one_line
+
 VERSION = 1  # of what --json prints; a field that is added does not change it
 GAP = 2  # spaces between columns
 
@@ -22,7 +24,7 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table as plain text: what a cell holds is shown on one line."""
-    lines = [[*columns], *([" ".join(cell.split()) for cell in row] for row in rows)]
+    lines = [[*columns], *(list(map(on_one_line, row)) for row in rows)]
     widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
     padded = (
         (" " * GAP).join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
@@ -42,7 +44,7 @@ def _by_rich(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         drawn.add_column(column, overflow="fold")
     for row in rows:
         # Text, not markup: a flow may have brackets in its names.
-        drawn.add_row(*map(Text, row))
+        drawn.add_row(*(Text(on_one_line(cell)) for cell in row))
     Console().print(drawn)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 
 from ..backends.interface import Backend, SandboxSpec
+from ..units import on_one_line
 from .journal import Phase
 
 Values = dict[str, str]
@@ -63,7 +64,7 @@ class TaskRecord:
         """Count a refusal, and keep the words of the first ones."""
         self.refusals += 1
         if len(self._refused) < REFUSALS_KEPT:
-            self._refused.append(reason[:REFUSAL_LENGTH])
+            self._refused.append(on_one_line(reason[:REFUSAL_LENGTH]))
 
     def figures(self) -> dict[str, float | None]:
         """What is known of peak_memory (MiB) and cpu_time (seconds)."""
@@ -90,7 +91,7 @@ class TaskRecord:
             values["sandbox-refusals"] = str(self.refusals)
             values["sandbox-refused"] = json.dumps(self._refused)
         if self.outcome:
-            values["sandbox-outcome"] = self.outcome[:OUTCOME_LENGTH]
+            values["sandbox-outcome"] = on_one_line(self.outcome[:OUTCOME_LENGTH])
         return values
 
 
