@@ -15,6 +15,7 @@ from typing import Any
 
 from .harness import TIMEOUT, flow_environment
 
+CLI = (sys.executable, "-m", "metaflow_extensions.sandbox.cli")
 ROOT = Path(__file__).parents[2]
 # Opens sandboxes, says their ids and waits until it is killed or its standard input ends.
 OPENER = """
@@ -54,7 +55,7 @@ class Done:
 
 def command(*words: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Done:
     """Run ``metaflow-sandbox WORDS…``."""
-    return ended([sys.executable, "-m", "metaflow_extensions.sandbox.cli", *words], env, cwd)
+    return ended([*CLI, *words], env, cwd)
 
 
 def ended(words: list[str], env: Mapping[str, str] | None, cwd: Path | None) -> Done:

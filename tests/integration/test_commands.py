@@ -6,14 +6,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .commands import BROKEN, ROOT, SILENT, command, ended, opened, place_of
+from .commands import BROKEN, CLI, ROOT, SILENT, command, ended, opened, place_of
 from .harness import TIMEOUT, flow_command, flow_environment, place_flow
 from .live import LiveFlow, live_directory, live_flow
 
@@ -161,7 +160,7 @@ def test_a_provider_that_does_not_answer_costs_its_own_row(backend: str, place: 
 
 def test_watching(place: dict[str, str]) -> None:
     """Guards against a --watch that shows the first look only, or does not end by Ctrl-C."""
-    words = [sys.executable, "-m", "metaflow_extensions.sandbox.cli", "ps", "--watch", "0.2", "--json", *ONLY]
+    words = [*CLI, "ps", "--watch", "0.2", "--json", *ONLY]
     with subprocess.Popen(words, env=flow_environment(place), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert '"sandboxes": []' in process.stdout.readline()

@@ -27,6 +27,6 @@ def count(number: int, what: str) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """Without line breaks, and with control characters made visible: it may come from a guest or a provider."""
+    """Without line breaks, and with control characters made visible; it may be a guest's or a provider's."""
     plain = " ".join(text.split())
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in plain)

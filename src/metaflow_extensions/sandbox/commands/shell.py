@@ -20,6 +20,7 @@ from .table import warn
 from .visiting import visit
 
 CHUNK = 64 * 1024  # bytes
+AGAIN = 0.5  # seconds
 END_OF_TRANSMISSION = b"\x04"  # what Ctrl-D sends
 
 
@@ -58,8 +59,12 @@ def _raw() -> Iterator[None]:
 def _pump(connection: socket.socket) -> None:
     sources = [0, connection.fileno()]
     sys.stdout.flush()
+    ended = False
     while True:
-        ready, _, _ = select.select(sources, [], [])
+        ready, _, _ = select.select(sources, [], [], AGAIN if ended else None)
+        if ended and not ready:
+            # A shell that is still setting up its terminal throws away what was typed before.
+            _type(connection, END_OF_TRANSMISSION)
         if connection.fileno() in ready:
             shown = _received(connection)
             if not shown:
@@ -69,8 +74,13 @@ def _pump(connection: socket.socket) -> None:
             typed = os.read(0, CHUNK)
             if not typed:
                 sources.remove(0)
-            with contextlib.suppress(OSError):  # it has ended, which the other direction says
-                connection.sendall(typed or END_OF_TRANSMISSION)
+                ended = True
+            _type(connection, typed)
+
+
+def _type(connection: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(OSError):  # it has ended, which the other direction says
+        connection.sendall(data)
 
 
 def _received(connection: socket.socket) -> bytes:

@@ -41,9 +41,10 @@ def main(arguments: List[str]) -> int:
     if answer is None:
         return 1
     pid = start(command, relay)
-    status, usage = wait(pid, relay, waker)
+    status, usage, signalled = wait(pid, relay, waker)
     killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    kept = status != 0 and b'"keep"' in answer
+    # Whoever ended it by a signal has seen enough.
+    kept = status != 0 and not signalled and b'"keep"' in answer
     report(
         relay,
         b'{"verb":"ended","signal":%s,"peak_memory":%.3f,"cpu_time":%.3f,"kept":%s}'
@@ -101,15 +102,16 @@ def start(command: List[str], relay: _socket.socket) -> int:
     return pid
 
 
-def wait(pid: int, relay: _socket.socket, waker: int) -> Tuple[int, Any]:
-    """Wait for the command, delivering to it the signals that the launcher's process was sent."""
+def wait(pid: int, relay: _socket.socket, waker: int) -> Tuple[int, Any, bool]:
+    """(status, usage, whether the launcher's process was sent signals) of the command, which gets those."""
+    signalled = False
     poll = select.poll()
     poll.register(waker, select.POLLIN)
     poll.register(relay.fileno(), select.POLLIN)
     while True:
         ended, status, usage = os.wait4(pid, os.WNOHANG)
         if ended:
-            return status, usage
+            return status, usage, signalled
         for descriptor, _ in poll.poll():
             if descriptor == waker:
                 os.read(waker, 4096)
@@ -119,6 +121,7 @@ def wait(pid: int, relay: _socket.socket, waker: int) -> Tuple[int, Any]:
                 poll.unregister(relay.fileno())
             elif number in FORWARDED:
                 os.kill(pid, number)
+                signalled = True
 
 
 def obey(relay: _socket.socket) -> int | None:
