@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -17,11 +19,9 @@ from .harness import TIMEOUT, flow_command, flow_environment, place_flow
 from .live import LiveFlow, live_directory, live_flow
 
 ONLY = ("--backend", "bubblewrap")
-# What every object of `ps --json` has; docs/commands.md promises them.
-FIELDS = {
-    *("id", "backend", "state", "created", "flow", "run", "step", "task", "user", "attempt", "host"),
-    "supervisor",
-}
+DOCUMENTED = (ROOT / "docs/commands.md").read_text()
+# What every sandbox of `ps --json` has, as docs/commands.md promises it.
+FIELDS = set(re.findall(r"\w+", re.findall(r"A \*sandbox\* is `\{(.*?)\}`", DOCUMENTED)[0]))
 
 
 @pytest.fixture
@@ -196,6 +196,35 @@ def test_what_is_missing_is_named(place: dict[str, str]) -> None:
     unknown = command("doctor", "bubblewarp", env=place)
     assert unknown.code == 1
     assert "did you mean 'bubblewrap'?" in unknown.out
+
+
+def test_what_json_has_is_documented(place: dict[str, str]) -> None:
+    """Guards scripts against fields that are gone, or that nobody promised."""
+    for words in (("ps",), ("kill", "--all"), ("cleanup",), ("doctor", "bubblewrap")):
+        found = command(*words, "--json", *(() if words[0] == "doctor" else ONLY), env=place).json
+        assert found.pop("version") == 1
+        (row,) = [line for line in DOCUMENTED.splitlines() if line.startswith(f"| `{words[0]}` | `")]
+        assert all(f"`{name}`" in row for name in found), (words, found)
+
+
+def test_tables_on_a_terminal(place: dict[str, str]) -> None:
+    """Guards the table that a person sees against one that only programs can read, and the reverse."""
+    pytest.importorskip("rich")
+    mine, theirs = pty.openpty()
+    env = {**flow_environment(place), "TERM": "xterm", "COLUMNS": "200"}
+    words = [*CLI, "backends"]
+    with subprocess.Popen(words, env=env, stdout=theirs, stdin=subprocess.DEVNULL) as process:
+        os.close(theirs)
+        shown = b""
+        # Linux says by an error that the other side is gone.
+        with contextlib.suppress(OSError):
+            while data := os.read(mine, 65536):
+                shown += data
+        assert process.wait(TIMEOUT) == 0
+    os.close(mine)
+    assert "─" in shown.decode()
+    assert "─" not in command("backends", env=place).out
+    assert b"bubblewrap" in shown
 
 
 def test_backends(place: dict[str, str]) -> None:

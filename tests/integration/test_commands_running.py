@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .commands import CLI, Done, command, ended
+from .commands import CLI, ROOT, Done, command, ended
 from .harness import BACKEND, TIMEOUT, FlowRun, flow_command, flow_environment, place_flow, run_flow
 from .live import LiveFlow, live_directory, live_flow
 
@@ -187,6 +187,11 @@ def test_events(tmp_path: Path) -> None:
     assert events[-2]["code"] == 1
     assert events[-2]["outcome"] == "exit code 1"
     assert sorted(event["time"] for event in events) == [event["time"] for event in events]
+    documented = (ROOT / "docs/commands.md").read_text().splitlines()
+    common = {"version", "time", "event", "flow", "run", "step", "task", "attempt", "backend", "sandbox"}
+    for event in events:
+        (row,) = [line for line in documented if line.startswith(f"| `{event['event']}` |")]
+        assert all(f"`{name}`" in row for name in event.keys() - common), event
 
 
 def test_debug_files(tmp_path: Path) -> None:

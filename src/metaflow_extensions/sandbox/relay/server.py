@@ -59,7 +59,7 @@ class TaskRelay:
     facts: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     keep: bool = False
-    trace: Callable[[str, Header], None] = lambda _side, _header: None
+    trace: Callable[[str, Header], None] | None = None
 
     def __post_init__(self) -> None:
         self._beating = False
@@ -159,10 +159,12 @@ class TaskRelay:
         handle = self._verbs.get(verb) if isinstance(verb, str) else None
         if handle is None:
             raise FrameError(f"unknown verb {str(verb)[:40]!r}")
-        self.trace("guest", header)
+        if self.trace:
+            self.trace("guest", header)
         try:
             answer = handle(header, reader, writer)
-            self.trace("launcher", answer or {})
+            if self.trace:
+                self.trace("launcher", answer or {})
             return None if answer is None else encode_answer(answer)
         except RelayError as error:
             self.witness.refused(str(error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 import socket
 import threading
 from typing import BinaryIO
@@ -22,7 +22,7 @@ class Terminals:
 
     def expect(self, visitor: socket.socket) -> str:
         """The word by which a shell gets this connection."""
-        token = secrets.token_hex(16)
+        token = os.urandom(16).hex()
         with self._lock:
             self._waiting[token] = visitor
         return token

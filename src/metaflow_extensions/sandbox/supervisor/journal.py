@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import statistics
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -92,7 +91,7 @@ class Journal:
         parts = [f"{count(len(facts), 'task')} in sandboxes"]
         if opened:
             slowest, name = max(opened)
-            figures["open_median"] = statistics.median(seconds for seconds, _ in opened)
+            figures["open_median"] = _median([seconds for seconds, _ in opened])
             figures["open_slowest"] = slowest
             parts.append(f"opened in {duration(figures['open_median'])} (median)")
             parts.append(f"{duration(slowest)} (slowest, {name})")
@@ -104,3 +103,10 @@ class Journal:
         if self.tracer is not None:
             self.tracer.flush()
         return " · ".join(parts) if facts else ""
+
+
+def _median(values: list[float]) -> float:
+    """The module statistics would take longer to import than everything else here."""
+    values = sorted(values)
+    middle = len(values) // 2
+    return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2

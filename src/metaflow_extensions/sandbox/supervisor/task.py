@@ -21,7 +21,6 @@ from ..relay.policy import Policy
 from ..relay.server import TaskRelay
 from ..relay.vetting import ArtifactPolicy
 from . import words
-from .debug_files import DebugFiles
 from .inside import interpreter
 from .output import OutputSink
 from .protocol import TaskSettings
@@ -70,7 +69,7 @@ class TaskRun:
         self._sandbox: Sandbox | None = None
         self._call_off_timeout: Callable[[], None] = lambda: None
         self._story = Story(run.journal, task, self._sink, quiet=run.settings.quiet)
-        self._debug = DebugFiles(run.settings.debug, task.identity) if run.settings.debug else None
+        self._debug = run.debug_files(task.identity)
 
     # --- what the watcher calls ---------------------------------------------------------------
 
@@ -224,7 +223,7 @@ class TaskRun:
             launcher_facts(settings.datastore, task.env),
             self._run.limits,
             keep=task.keep,
-            **({"trace": self._debug.frame} if self._debug else {}),
+            trace=self._debug.frame if self._debug else None,
         )
         way = transport(
             backend.features,
