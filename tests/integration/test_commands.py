@@ -319,3 +319,26 @@ def test_cleanup_after_a_crash_of_everything(memory: str) -> None:
             assert "removed the directory" in said
             flow.assert_gone(sandboxes)
             assert command("cleanup", *ONLY, env=env).out == "Nothing to clean up.\n"
+
+
+def age(directory: Path) -> None:
+    """Let everything below be from an hour ago, as it is when somebody comes to clean up."""
+    long_ago = time.time() - 3600
+    for at, folders, _ in os.walk(directory):
+        for name in folders:
+            os.utime(Path(at, name), (long_ago, long_ago))
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.1, 0.2, 0.4, 0.7])
+def test_cleanup_after_a_crash_at_any_moment(moment: float) -> None:
+    """Guards what is made and not yet named anywhere when everything is killed."""
+    with live_flow("life_flow.py", "run", "--width", "3", "--seconds", "600", "--with", "sandbox") as flow:
+        flow.the("supervisor")
+        time.sleep(moment)
+        kill_all(flow)
+        flow.process.wait(TIMEOUT)
+        env = {"TMPDIR": str(flow.tmp), "XDG_RUNTIME_DIR": ""}
+        age(flow.tmp)
+        assert command("cleanup", *ONLY, env=env).code == 0
+        flow.assert_gone()
+        assert command("cleanup", *ONLY, env=env).out == "Nothing to clean up.\n"
