@@ -44,6 +44,7 @@ def test_nothing_runs(place: dict[str, str]) -> None:
         "version": 1,
         "sandboxes": [],
         "unanswered": [],
+        "unavailable": [],
     }
     assert command("cleanup", *ONLY, env=place).out == "Nothing to clean up.\n"
     assert command("kill", "--all", *ONLY, env=place).out == "No sandboxes.\n"
@@ -51,8 +52,15 @@ def test_nothing_runs(place: dict[str, str]) -> None:
 
 def test_all_backends_are_asked_by_default(place: dict[str, str]) -> None:
     """Guards against a table of installed backends that complains of those that can't run here."""
-    listed = command("ps", env=place)
-    assert (listed.code, listed.err) == (0, "")
+    env = {**place, "E2B_API_KEY": "", "METAFLOW_SANDBOX_E2B_API_KEY": ""}
+    listed = command("ps", "--json", env=env)
+    assert listed.code == 0, listed.err
+    unavailable = {entry["backend"] for entry in listed.json["unavailable"]}
+    assert "bubblewrap" not in unavailable
+    said = command("ps", env=env).err
+    assert said == (
+        f"Not asked: {', '.join(sorted(unavailable))}; 'doctor' says why.\n" if unavailable else ""
+    )
 
 
 def test_a_hundred_sandboxes(place: dict[str, str]) -> None:

@@ -6,7 +6,13 @@ import json
 import subprocess
 from pathlib import Path, PurePosixPath
 
-from metaflow_extensions.sandbox.backends.interface import Command, Mount, PythonEnvironment, SandboxSpec
+from metaflow_extensions.sandbox.backends.interface import (
+    Command,
+    Mount,
+    PythonEnvironment,
+    SandboxSpec,
+    Secret,
+)
 from metaflow_extensions.sandbox.relay.policy import TaskIdentity
 from metaflow_extensions.sandbox.supervisor.debug_files import DebugFiles
 
@@ -20,6 +26,7 @@ def test_what_was_run(tmp_path: Path) -> None:
         cpu=2,
         mounts=[Mount(Path("/a"), PurePosixPath("/b"))],
         python=PythonEnvironment(Path("/usr/bin/python3")),
+        secrets=[Secret("KEY", "hunter2", ("api.example.org",))],
         tell=print,
     )
     words = ["printf", "%s|", "it's", 'a "b"', "$HOME", ""]

@@ -26,7 +26,6 @@ __all__ = [
     "BuiltIn",
     "check_options",
     "default_name",
-    "install_command",
     "load",
     "load_again",
     "names",
@@ -58,7 +57,7 @@ def load(name: str) -> Backend:
                 f"can't be replaced: uninstall it, or name its class as {claims[0].value!r}"
             )
         built_in = BUILT_IN[name]
-        return _build(name, built_in.path, install_command(name))
+        return _build(name, built_in.path, _remedy(built_in.extra))
     if len(claims) > 1:
         owners = " and ".join(sorted(_distribution(claim) for claim in claims))
         raise BackendUnavailable(
@@ -80,7 +79,7 @@ def load_again(name: str) -> Backend:
     """
     if name in BUILT_IN:
         built_in = BUILT_IN[name]
-        return _build(name, built_in.path, install_command(name))
+        return _build(name, built_in.path, _remedy(built_in.extra))
     return load(name)
 
 
@@ -116,11 +115,7 @@ def _distribution(point: EntryPoint) -> str:
     return f"the package {point.dist.name!r}" if point.dist else "an unnamed package"
 
 
-def install_command(name: str) -> str:
-    """What installs the SDK of a built-in backend; empty for others."""
-    if name not in BUILT_IN:
-        return ""
-    extra = BUILT_IN[name].extra
+def _remedy(extra: str | None) -> str:
     package = f"metaflow-sandbox[{extra}]" if extra else "metaflow-sandbox"
     return f"pip install '{package}'"
 

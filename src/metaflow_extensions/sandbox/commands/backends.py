@@ -49,8 +49,13 @@ def _described(answer: Answer[Backend]) -> dict[str, Any]:
         "name": name,
         "summary": built_in.summary if built_in else "of another package",
         "installed": backend is not None,
-        "install": registry.install_command(name),
+        "install": install_command(built_in),
         "isolation": Isolation(backend.isolation).label if backend else None,
         "features": sorted(feature.name.lower() for feature in backend.features) if backend else [],
         "problem": answer.problem,
     }
+
+
+def install_command(built_in: registry.BuiltIn | None) -> str | None:
+    """What installs the SDK of a built-in backend; None where there is none, or another package brings it."""
+    return f"pip install 'metaflow-sandbox[{built_in.extra}]'" if built_in and built_in.extra else None

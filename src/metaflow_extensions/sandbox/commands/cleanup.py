@@ -63,6 +63,8 @@ def main(options: argparse.Namespace) -> int:
         say(f"Left alone: {len(unknown)} that no run has made; to end them: kill {ids}")
     for answer in problems:
         warn(f"{answer.backend}: {answer.problem}")
+    if survey.unavailable:
+        warn(survey.not_asked())
     return 1 if problems else 0
 
 

@@ -76,3 +76,5 @@ def _print(survey: Survey) -> None:
         say("No sandboxes.")
     for answer in survey.unanswered:
         warn(f"{answer.backend}: {answer.problem}")
+    if survey.unavailable:
+        warn(survey.not_asked())

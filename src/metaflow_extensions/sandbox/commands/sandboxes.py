@@ -15,6 +15,7 @@ from typing import Any
 from ..backends import owner, registry
 from ..backends.interface import SandboxInfo
 from ..backends.owner import State
+from ..errors import BackendUnavailable, UnknownBackend
 from ..supervisor import run_directories
 from ..supervisor.reaper import BACKENDS, LABEL
 from .asking import Answer, ask
@@ -61,16 +62,23 @@ class Found:
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found, and which backends gave no answer though they can be used here."""
+    """What was found, which backends gave no answer, and which are installed and can't be used here."""
 
     found: list[Found]
     unanswered: list[Answer[Any]]
+    unavailable: list[Answer[Any]]
+
+    def not_asked(self) -> str:
+        """A line about the last of these, empty where there are none."""
+        names = ", ".join(answer.backend for answer in self.unavailable)
+        return f"Not asked: {names}; 'doctor' says why." if names else ""
 
     def described(self) -> dict[str, Any]:
         """As --json shows it."""
         return {
             "sandboxes": [sandbox.described() for sandbox in self.found],
             "unanswered": reasons(self.unanswered),
+            "unavailable": reasons(self.unavailable),
         }
 
 
@@ -126,7 +134,19 @@ def wanted(options: argparse.Namespace) -> dict[str, str]:
 def find(options: argparse.Namespace) -> Survey:
     """Every sandbox that the options choose, the oldest first."""
     labels = wanted(options)
-    answers = ask(names(options), lambda name: list(registry.load(name).list(labels)), options.deadline)
+    named = options.backend or ()
+
+    def listed(name: str) -> list[SandboxInfo]:
+        try:
+            backend = registry.load(name)
+        except (BackendUnavailable, UnknownBackend):
+            # Not installed. Asked for by name, that is no less than one that fails.
+            if name in named:
+                raise
+            return []
+        return list(backend.list(labels))
+
+    answers = ask(names(options), listed, options.deadline)
     found: dict[str, Found] = {}
     for answer in answers:
         for info in answer.value or ():
@@ -136,9 +156,12 @@ def find(options: argparse.Namespace) -> Survey:
                 its_state, kept = owner.state(info.labels), _kept_until(info)
                 found[info.id] = Found(info.id, backend, info.labels, info.created, its_state, kept)
     ordered = sorted(found.values(), key=lambda sandbox: (sandbox.created, sandbox.id))
-    # Asked for by name, one that can't be used is no less than one that fails.
-    named = options.backend or ()
-    return Survey(ordered, [a for a in answers if a.problem and (not a.absent or a.backend in named)])
+    failed = [answer for answer in answers if answer.problem]
+    return Survey(
+        ordered,
+        unanswered=[answer for answer in failed if not answer.absent or answer.backend in named],
+        unavailable=[answer for answer in failed if answer.absent and answer.backend not in named],
+    )
 
 
 def _kept_until(info: SandboxInfo) -> float | None:

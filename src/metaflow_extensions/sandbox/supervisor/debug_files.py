@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..backends.interface import Command, SandboxSpec
+from ..backends.interface import Command, SandboxSpec, Secret
 from ..relay.policy import TaskIdentity
 
 LONGEST = 200  # characters of a text in a frame
@@ -57,6 +57,8 @@ class DebugFiles:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Secret):
+        return {"name": value.name, "value": MASK, "hosts": value.hosts}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
