@@ -22,12 +22,12 @@ from ..relay.server import TaskRelay
 from ..relay.vetting import ArtifactPolicy
 from . import words
 from .inside import interpreter
+from .kept import Kept
 from .output import OutputSink
 from .protocol import TaskSettings
 from .reaper import LABEL
 from .record import identity, launcher_facts
 from .run_context import RunContext
-from .run_directories import KEPT
 from .story import Story
 from .tail import Tail
 from .transports import Surroundings, Transport, transport
@@ -67,6 +67,7 @@ class TaskRun:
         self._guest_signal: int | None = None
         self._guest_ended = False
         self._sandbox: Sandbox | None = None
+        self._kept: Kept | None = None
         self._call_off_timeout: Callable[[], None] = lambda: None
         self._story = Story(run.journal, task, self._sink, quiet=run.settings.quiet)
         self._debug = run.debug_files(task.identity)
@@ -122,12 +123,11 @@ class TaskRun:
         """The step has failed, and what it left stays for a while."""
         assert self._sandbox is not None
         self._call_off_timeout()
-        sandbox, keep_for = self._sandbox.id, self._run.settings.keep_for
-        until = time.time() + keep_for
-        Path(self._run.settings.directory, f"{KEPT}{sandbox}").write_text(str(until))
+        keep_for = self._run.settings.keep_for
+        self._kept = Kept(Path(self._run.settings.directory), self._sandbox.id, keep_for, self._sink)
         self._run.watcher.call_at(time.monotonic() + keep_for, self._release)
-        self._story.kept(until)
-        self._sink.say(words.kept(sandbox, keep_for))
+        self._story.kept(self._kept.until)
+        self._kept.start()
 
     def finished(self) -> None:
         """The task's results are complete."""
@@ -262,6 +262,8 @@ class TaskRun:
         return backend.open(dataclasses.replace(spec, labels=labels, tell=self._story.progress))
 
     def _close(self, sandbox: Sandbox) -> None:
+        if self._kept:
+            self._kept.end()
         stats: Mapping[str, float] = {}
         try:
             stats = sandbox.stats()
@@ -270,7 +272,6 @@ class TaskRun:
             sandbox.close()
         self._sink.finish()
         self._story.closed()
-        Path(self._run.settings.directory, f"{KEPT}{sandbox.id}").unlink(missing_ok=True)
         if self._user_code_started:
             self._register(self._story.record.measurements())
 
@@ -278,7 +279,7 @@ class TaskRun:
         try:
             outcome = self._with_guest(backend, sandbox, way)
         except SandboxError as error:
-            if not self._story.record.has("kept"):
+            if not self._kept:
                 self._story.record.outcome = f"{type(error).__name__}: {error}"
                 raise
             outcome = Outcome(1)  # somebody has seen enough of it, and ended it

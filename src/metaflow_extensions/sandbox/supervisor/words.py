@@ -14,12 +14,22 @@ HOW_TO_KEEP = (
 )
 
 
-def kept(sandbox_id: str, seconds: float) -> str:
+def kept(seconds: float) -> str:
     """A step has failed, and its sandbox stays for so long."""
+    return f"The step has failed. Its sandbox is kept for {duration(seconds)}."
+
+
+def how_to_look(sandbox_id: str) -> str:
+    """What can be done with it."""
     return (
-        f"The step has failed. Its sandbox is kept for {duration(seconds)}: 'metaflow-sandbox shell "
-        f"{sandbox_id}' opens a shell in it, 'metaflow-sandbox kill {sandbox_id}' or Ctrl-C ends it."
+        f"'metaflow-sandbox shell {sandbox_id}' opens a shell in it, 'metaflow-sandbox kill {sandbox_id}' "
+        "or Ctrl-C ends it."
     )
+
+
+def still_kept(seconds: float) -> str:
+    """It stays for so long from now."""
+    return f"The sandbox of the failed step is kept for another {duration(seconds)}."
 
 
 def timed_out(limit: float | None) -> str:
