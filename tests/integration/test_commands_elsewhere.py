@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from .commands import command, opened, place_of
+from .harness import TIMEOUT
 from .live import live_directory
+from .suites import SUITES
 
 if TYPE_CHECKING:
     from .boxlite import BoxliteServer
-    from .engines import Podman
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,20 @@ class Place:
 
     @property
     def only(self) -> tuple[str, ...]:
-        """The option that names it."""
-        return ("--backend", self.backend)
+        """The options that name it; a machine under load takes its time to import an SDK."""
+        return ("--backend", self.backend, "--deadline", "120")
 
     def ids(self, *words: str) -> set[str]:
         """What ps lists."""
         listed = command("ps", "--json", *self.only, *words, env=self.env)
         assert listed.code == 0, listed.err
         return {sandbox["id"] for sandbox in listed.json["sandboxes"]}
+
+    def await_ids(self, expected: set[str], *words: str) -> None:
+        """Wait until ps lists these: some clouds' own lists lag."""
+        deadline = time.monotonic() + TIMEOUT
+        while (found := self.ids(*words)) != expected:
+            assert time.monotonic() < deadline, (found, expected)
 
 
 @pytest.fixture(scope="module")
@@ -49,31 +58,25 @@ def server() -> Iterator[BoxliteServer]:
         yield found
 
 
-@pytest.fixture(params=["podman", "boxlite"])
-def provider(request: pytest.FixtureRequest) -> Iterator[Place]:
-    """Each of them, with a place for records of the test's own."""
-    with live_directory() as root:
-        env = place_of(root / "tmp")
-        if request.param == "podman":
-            podman: Podman = request.getfixturevalue("podman")
-            yield Place(
-                "podman", {**env, "CONTAINER_HOST": podman.url, "DOCKER_HOST": podman.url}, podman.IMAGE
-            )
-        else:
-            found: BoxliteServer = request.getfixturevalue("server")
-            yield Place("boxlite", {**env, **found.settings}, None)
+@pytest.fixture(params=["podman", "boxlite", "e2b", "daytona"])
+def provider(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Each of them, or the stand-in for it, with a place for records of the test's own."""
+    suite = SUITES[request.param]
+    pytest.importorskip("docker" if request.param == "podman" else request.param)
+    with live_directory() as root, suite.setting(tmp_path, request) as variables:
+        yield Place(request.param, {**place_of(root / "tmp"), **variables}, suite.image())
 
 
 def test_what_runs_elsewhere_is_listed_and_killed(provider: Place) -> None:
     """Guards against sandboxes of a provider that only their own process can see or end."""
     place = provider
     with opened(3, place.env, backend=place.backend, image=place.image, busy=3, run="e1") as opener:
-        assert place.ids("--run", "e1") == set(opener.ids)
+        place.await_ids(set(opener.ids), "--run", "e1")
         killed = command("kill", opener.ids[0], *place.only, env=place.env)
         assert killed.code == 0, killed.err
-        assert place.ids("--run", "e1") == set(opener.ids[1:])
+        place.await_ids(set(opener.ids[1:]), "--run", "e1")
         assert command("kill", "--run", "e1", *place.only, env=place.env).code == 0
-        assert place.ids("--run", "e1") == set()
+        place.await_ids(set(), "--run", "e1")
 
 
 def test_orphans_elsewhere_are_cleaned_up(provider: Place) -> None:
@@ -81,11 +84,11 @@ def test_orphans_elsewhere_are_cleaned_up(provider: Place) -> None:
     place = provider
     with opened(2, place.env, backend=place.backend, image=place.image, busy=2, run="e2") as opener:
         opener.die()
-        assert place.ids("--run", "e2") == set(opener.ids)
+        place.await_ids(set(opener.ids), "--run", "e2")
         cleaned = command("cleanup", "--run", "e2", *place.only, env=place.env)
         assert cleaned.code == 0, cleaned.err
         assert all(f"removed the sandbox {sandbox}" in cleaned.out for sandbox in opener.ids)
-        assert place.ids("--run", "e2") == set()
+        place.await_ids(set(), "--run", "e2")
 
 
 def test_nothing_is_left_on_the_server(server: BoxliteServer) -> None:

@@ -16,7 +16,8 @@ from .commands import CLI, ROOT, Done, command, ended
 from .harness import BACKEND, TIMEOUT, FlowRun, flow_command, flow_environment, place_flow, run_flow
 from .live import LiveFlow, live_directory, live_flow
 
-ONLY = ("--backend", BACKEND)
+# A machine under load takes its time to import an SDK.
+ONLY = ("--backend", BACKEND, "--deadline", "120")
 KEEP = {"METAFLOW_SANDBOX_KEEP": "on-failure"}
 WITH = ("--with", "sandbox")
 
