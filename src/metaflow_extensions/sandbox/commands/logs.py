@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Print them: from the run's supervisor while the task runs, then from the flow's datastore."""
-    survey = sandboxes.find(options)
+    survey = sandboxes.find_here(options)
     if "/" not in options.what:
         (sandbox,) = chosen_by_id([options.what], survey)
         return _of_running(sandbox, follow=options.follow)

@@ -131,6 +131,13 @@ def wanted(options: argparse.Namespace) -> dict[str, str]:
     return labels
 
 
+def find_here(options: argparse.Namespace) -> Survey:
+    """The same of this machine's runs alone, which is all that can be visited; no other backend is asked."""
+    if not options.backend:
+        options.backend = used_by_runs()
+    return find(options)
+
+
 def find(options: argparse.Namespace) -> Survey:
     """Every sandbox that the options choose, the oldest first."""
     labels = wanted(options)
@@ -175,18 +182,19 @@ def _kept_until(info: SandboxInfo) -> float | None:
 
 def names(options: argparse.Namespace) -> list[str]:
     """The backends to ask: those named, else all, with those that runs on this machine name by a path."""
-    if options.backend:
+    if options.backend is not None:
         return list(options.backend)
-    return list(dict.fromkeys([*registry.names(), *_used_by_runs()]))
+    return list(dict.fromkeys([*registry.names(), *used_by_runs()]))
 
 
-def _used_by_runs() -> list[str]:
-    used = []
+def used_by_runs() -> list[str]:
+    """The backends of the runs on this machine."""
+    used: list[str] = []
     for directory in run_directories.of_this_user():
         record = Path(directory, BACKENDS)
         if record.exists():
             used += record.read_text().split()
-    return used
+    return list(dict.fromkeys(used))
 
 
 def destroy(sandboxes: list[Found], deadline: float) -> tuple[list[Found], list[Answer[None]]]:

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Connect the terminal, until the shell or the sandbox ends."""
-    (sandbox,) = chosen_by_id([options.id], sandboxes.find(options))
+    (sandbox,) = chosen_by_id([options.id], sandboxes.find_here(options))
     columns, rows = shutil.get_terminal_size()
     with visit(sandbox, SHELL, [os.environ.get("TERM", "dumb"), str(rows), str(columns)]) as connection:
         if os.isatty(0):

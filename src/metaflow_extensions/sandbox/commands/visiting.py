@@ -24,9 +24,8 @@ def visit(sandbox: Found, what: str, words: Sequence[str] = ()) -> socket.socket
     directory = run_directories.find(sandbox.labels.get(LABEL, ""))
     if directory is None:
         raise NotReachable(
-            f"{sandbox.id} belongs to no run of this user on this machine"
-            f"{' with this TMPDIR' if not sandbox.labels.get('host') else ''}: "
-            "'ps' shows whose it is; its run's own machine can show more"
+            f"{sandbox.id} belongs to no run that can be asked from here: it is on another machine, or has "
+            "another TMPDIR"
         )
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(ANSWER_WITHIN)

@@ -32,7 +32,11 @@ def main(asked: Dict[str, Any]) -> None:
     relay.connect(os.environ[ADDRESS_VARIABLE].partition(":")[2])
     header = json.dumps({"verb": "terminal", "token": asked["terminal"]}).encode()
     relay.sendall(LENGTHS.pack(len(header), 0) + header)
-    pid, terminal = pty.fork()
+    try:
+        pid, terminal = pty.fork()
+    except OSError as error:
+        relay.sendall(("no terminal can be opened in this sandbox: %s\r\n" % error).encode())
+        return
     if pid == 0:
         shell = next((path for path in SHELLS if os.path.exists(path)), SHELLS[-1])
         relay.close()

@@ -45,8 +45,10 @@ class TaskRecord:
         return moment in self._times
 
     def seconds(self, start: str, end: str) -> float:
-        """Between two moments that have happened."""
-        return self._times[end] - self._times[start]
+        """Between two moments; 0 where one has not been noted, or the guest was faster than the launcher."""
+        if not (self.has(start) and self.has(end)):
+            return 0.0
+        return max(0.0, self._times[end] - self._times[start])
 
     def phase(self, name: str) -> tuple[str, str]:
         """The moments between which a phase is; a kept sandbox is idle from there on."""

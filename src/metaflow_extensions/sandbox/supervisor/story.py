@@ -16,6 +16,7 @@ from .record import TaskRecord, network_label
 
 NOTICES_SHOWN = 20  # refusals and failures in the task's own log
 NOTICES_LOGGED = 1000  # and in the supervisor's
+OPENED_WITHIN = 5.0  # seconds
 NOTICEABLE = 1.0  # seconds of waiting for a sandbox
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Story:
         self._notices = 0
         self._noticing = threading.Lock()
         self._told = False
+        self._opened = threading.Event()
 
     def progress(self, line: str) -> None:
         """Tell what takes its time: a pull, a queue."""
@@ -50,6 +52,7 @@ class Story:
 
     def opening(self) -> None:
         """A sandbox is asked for."""
+        self._opened.clear()
         self.record.mark("opening")
         self.event("sandbox_opening", queued=self.record.seconds("requested", "opening"))
 
@@ -71,9 +74,12 @@ class Story:
             parts.append(f"waited for {duration(queued)}")
         self.progress(" · ".join(parts))
         self.event("sandbox_opened", seconds=seconds, isolation=label, network=network, **amounts(spec))
+        self._opened.set()
 
     def starting(self) -> None:
         """User code is about to start."""
+        # A guest can be faster than the call that has started it returns.
+        self._opened.wait(OPENED_WITHIN)
         self.record.mark("started")
         seconds = self.record.seconds("opened", "started")
         self.progress(f"started in {duration(seconds)}")
