@@ -33,7 +33,7 @@ def test_the_image_on_record_is_the_one_that_was_used(
 
 
 def test_a_guest_that_is_faster_than_its_launcher() -> None:
-    """Guards against a step whose start is refused, or a negative time, when it begins before it was noted."""
+    """Guards against a start that is refused, or a negative time, when it comes before it was noted."""
     record = TaskRecord()
     for moment in ("opening", "started", "opened", "closing", "closed"):
         record.mark(moment)

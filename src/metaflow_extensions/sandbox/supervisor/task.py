@@ -322,7 +322,7 @@ class TaskRun:
             return Outcome(1)
         if code in NOT_EXECUTED and not self._user_code_started:
             self._conclude(words.no_python(interpreter(self._task, self._argv)))
-        if code > 128 and self._relay is not None:
+        if self._user_code_started and self._relay is not None:
             self._relay.lifecycle.heard_out(HEAR_OUT)
         # A step may exit with such a number, too: only where the guest says nothing is it a signal's.
         number = self._guest_signal if self._guest_ended else code - 128
