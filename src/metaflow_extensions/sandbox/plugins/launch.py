@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from metaflow import metaflow_config
 from metaflow.metaflow_config import DEFAULT_SECRETS_ROLE
 from metaflow.plugins.datastores.local_storage import LocalStorage
 from metaflow.plugins.secrets.secrets_spec import SecretSpec
