@@ -18,6 +18,8 @@ STEP_DECORATORS_DESC = [
     ("microsandbox", ".aliases.MicrosandboxDecorator"),
 ]
 
+CLIS_DESC = [("sandbox", ".sandbox_cli.cli")]
+
 if os.environ.get("METAFLOW_SANDBOX_GUEST"):
     # A step's memory goes with its sandbox: the search for cycles at the end is a fifth of a step.
     atexit.register(gc.freeze)

@@ -15,6 +15,8 @@ SECRET_HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.\-]*[A-Za-z0-9])?")
 NETWORKS = ("none", "host", "public")
 ISOLATIONS = ("process", "container", "vm")
 DATASTORE_ACCESS = ("relay", "direct")
+ON_FAILURE = "on-failure"
+KEEP = ("never", ON_FAILURE)
 
 # The attributes and their units, in the order of the documentation.
 ATTRIBUTES = (
@@ -32,6 +34,7 @@ ATTRIBUTES = (
     "executable",
     "datastore_access",
     "backend_options",
+    "keep",
 )
 
 
@@ -173,6 +176,7 @@ PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "executable": text,
     "datastore_access": one_of(*DATASTORE_ACCESS),
     "backend_options": mapping,
+    "keep": one_of(*KEEP),
 }
 
 
