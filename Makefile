@@ -5,7 +5,7 @@ WORKERS ?= 4
 
 BACKEND ?= bubblewrap
 # Without those that choose a backend themselves.
-FLOWS = $(filter-out %_options.py %_piped.py %_metalbox.py %_daytona.py,$(wildcard tests/integration/test_flows*.py))
+FLOWS = $(filter-out %_options.py %_piped.py %_metalbox.py %_daytona.py %_e2b.py,$(wildcard tests/integration/test_flows*.py))
 
 .PHONY: demo test flows check build clean
 
