@@ -92,6 +92,7 @@ def run_flow(
     if not script.exists():
         script.write_bytes((FLOWS / flow).read_bytes())
     adopt_orphans()
+    others = set(children(os.getpid()))
     before, start = cpu_of_children(), perf_counter()
     done = subprocess.run(
         [sys.executable, flow, *arguments],
@@ -104,7 +105,7 @@ def run_flow(
         check=False,
     )
     seconds = perf_counter() - start
-    reap_orphans()
+    reap_orphans(others)
     output = done.stdout.decode(errors="replace")
     if done.returncode:
         raise RuntimeError(f"{flow} {' '.join(arguments)} failed:\n{output}")
@@ -117,11 +118,18 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def reap_orphans() -> None:
-    """Wait for everything that the last command left, so that its CPU time counts."""
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            os.waitpid(-1, 0)
+def reap_orphans(others: set[int]) -> None:
+    """Wait for everything that the last command left, so that its CPU time counts; not for ``others``."""
+    while left := set(children(os.getpid())) - others:
+        for pid in left:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def children(pid: int) -> list[int]:
+    """Those of every thread of the process."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for each in lists for child in each.read_text().split()]
 
 
 def cpu_of_children() -> float:

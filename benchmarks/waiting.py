@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .measure import Series, flow_environment
+from .measure import Series, children, flow_environment
 from .report import Row
 
 TASKS = 100
@@ -106,12 +106,6 @@ def processes_of(scheduler: int) -> tuple[int, list[int]]:
 def _script(pid: int) -> str:
     words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     return next((word for word in words[1:] if not word.startswith("-")), "")
-
-
-def children(pid: int) -> list[int]:
-    """Those of every thread of the process."""
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for each in lists for child in each.read_text().split()]
 
 
 def proportional_memory(pid: int) -> float:

@@ -1,8 +1,8 @@
 """A stand-in for microsandbox's cloud: its REST API, its agent's WebSocket, and commands that really run.
 
-Run ``python -m tests.integration.microsandbox_server DIRECTORY``; it says its address, and ends with its
-standard input. The wire is that of ``microsandbox`` 0.7: the unmodified SDK speaks to it. A sandbox is a
-``machine``: it has no kernel and no disk of its own, and its network is cut whatever the policy says.
+It prints its port, and ends with its standard input. The wire is that of ``microsandbox`` 0.7: the unmodified
+SDK speaks to it. A sandbox is a ``machine``: it has no kernel and no disk of its own, and its network is cut
+whatever the policy says.
 
 Agent: a WebSocket carries a stream of frames, each LENGTH (of the rest, 4 bytes), ID (4), FLAGS (1) and the
 CBOR of {v: generation, t: type, p: CBOR of the payload}. It begins with the first and the last ID that the
@@ -23,10 +23,10 @@ import contextlib
 import datetime
 import json
 import os
-import shutil
 import struct
 import sys
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -37,9 +37,9 @@ import cbor2
 from aiohttp import WSMsgType, web
 
 from .images import tree, why_no_images
-from .machine import Machine, Running, bury_orphans
+from .machine import Machine, Running
+from .stand_in_server import REQUESTS, serve
 
-KEY = "key-of-microsandbox-tests"
 IMAGE = "sandbox-test/python"  # with a Python; bare/none has none
 KNOWN = (IMAGE, "python", "bare/none")
 HEAD = struct.Struct(">IIB")  # length, id, flags
@@ -90,13 +90,17 @@ class Box:
 class Cloud:
     """The server's state; ``asked`` is every create, with what it was asked for."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, key: str) -> None:
+        self._directory, self._key = directory, key
+        self.url = ""
         self._boxes: dict[str, Box] = {}
         self._faults: dict[str, Any] = {}
         self._asked: list[dict[str, Any]] = []
-        self.application = web.Application(middlewares=[self._authorize], client_max_size=1 << 24)
-        self.application.add_routes(
+
+    def application(self) -> web.Application:
+        """Its routes."""
+        application = web.Application(middlewares=[self._authorize], client_max_size=1 << 24)
+        application.add_routes(
             [
                 web.post("/v1/sandboxes", self.create),
                 web.get("/v1/sandboxes", self.list),
@@ -105,13 +109,15 @@ class Cloud:
                 web.get("/v1/sandboxes/{id}/agent", self.agent),
                 web.post("/faults", self.fault),
                 web.get("/asked", self.tell_asked),
+                web.get("/machines", self.tell_machines),
             ]
         )
-        self.application.on_shutdown.append(self._close)
+        application.on_shutdown.append(self._close)
+        return application
 
     @web.middleware
     async def _authorize(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        if request.headers.get("Authorization") != f"Bearer {KEY}":
+        if request.headers.get("Authorization") != f"Bearer {self._key}":
             return refused(HTTPStatus.UNAUTHORIZED, "unauthorized", "the API key is not valid")
         answer: web.StreamResponse = await handler(request)
         return answer
@@ -124,6 +130,10 @@ class Cloud:
     async def tell_asked(self, _request: web.Request) -> web.Response:
         """What creates asked for."""
         return web.json_response(self._asked)
+
+    async def tell_machines(self, _request: web.Request) -> web.Response:
+        """Their directories, which last no longer than they."""
+        return web.json_response([entry.name for entry in self._directory.iterdir()])
 
     async def create(self, request: web.Request) -> web.Response:
         """Make a sandbox, and start it."""
@@ -179,7 +189,8 @@ class Cloud:
         await socket.prepare(request)
         box.sockets.add(socket)
         try:
-            await Connection(socket, box.machine, box.spec["reference"], self._faults).serve()
+            counts = request.app[REQUESTS]
+            await Connection(socket, box.machine, box.spec["reference"], self._faults, counts).serve()
         finally:
             box.sockets.discard(socket)
         return socket
@@ -211,12 +222,18 @@ class Connection:
     """One client of a sandbox's agent."""
 
     def __init__(
-        self, socket: web.WebSocketResponse, machine: Machine, image: str, faults: dict[str, Any]
+        self,
+        socket: web.WebSocketResponse,
+        machine: Machine,
+        image: str,
+        faults: dict[str, Any],
+        counts: Counter[str],
     ) -> None:
         self._socket = socket
         self._machine = machine
         self._image = image
         self._faults = faults
+        self._counts = counts
         self._inputs: dict[int, asyncio.Queue[bytes]] = {}
         self._running: dict[int, Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -229,6 +246,7 @@ class Connection:
         await self._send(0, "core.ready", ready)
         with contextlib.suppress(ConnectionError):
             async for number, kind, payload in self._frames():
+                self._counts[kind] += 1
                 if kind == "core.exec.request":
                     self._inputs[number] = asyncio.Queue()
                     self._do(self._execute(number, payload))
@@ -349,30 +367,12 @@ def not_there() -> web.Response:
     return refused(HTTPStatus.NOT_FOUND, "sandbox_not_found", "there is no such sandbox")
 
 
-async def serve(directory: Path) -> None:
-    """Until standard input ends."""
-    runner = web.AppRunner(Cloud(directory).application, shutdown_timeout=1)
-    await runner.setup()
-    burying = asyncio.create_task(bury_orphans())
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0]
-    sys.stdout.write(f"http://{host}:{port}\n")
-    sys.stdout.flush()
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    await runner.cleanup()
-    burying.cancel()
-
-
 def main() -> None:
-    """Serve sandboxes below a directory, which goes with the server."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("directory", type=Path)
-    directory = parser.parse_args().directory
-    directory.mkdir(exist_ok=True)
-    try:
-        asyncio.run(serve(directory))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    """Serve."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--key", required=True, help="the only one that it accepts")
+    key = parser.parse_args().key
+    asyncio.run(serve("microsandbox-server", lambda place: Cloud(place, key)))
 
 
 if __name__ == "__main__":

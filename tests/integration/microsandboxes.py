@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
-import sys
-import tempfile
-import urllib.request
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import secrets
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from metaflow_extensions.sandbox.backends.microsandbox.place import KEY as KEY_SETTING
 from metaflow_extensions.sandbox.backends.microsandbox.place import URL
 
-from .microsandbox_server import IMAGE, KEY
+from . import stand_in as stand_ins
+from .microsandbox_server import IMAGE
 
-ROOT = Path(__file__).parents[2]
+KEY = f"a-key-of-the-tests-{secrets.token_hex(8)}"
 
 
-@dataclass(frozen=True)
-class StandIn:
-    """A stand-in that runs; ``directory`` has its machines, one directory each."""
+class StandIn(stand_ins.StandIn):
+    """A running one; ``image`` is one that it has."""
 
-    url: str
-    directory: Path
-    process: subprocess.Popen[str]
-    image: str = IMAGE
+    program = "microsandbox_server"
+    key = KEY
+    image: ClassVar[str] = IMAGE
 
     @property
     def settings(self) -> Mapping[str, str]:
@@ -37,27 +30,17 @@ class StandIn:
 
     def misbehave(self, **faults: Any) -> None:
         """See ``microsandbox_server``."""
-        self._ask("/faults", json.dumps(faults).encode())
+        self.ask("POST", self.faults, faults)
 
     def asked(self) -> Any:
         """What all creates asked for."""
-        return self._ask("/asked")
+        return self.ask("GET", "/asked")
 
-    def _ask(self, path: str, data: bytes | None = None) -> Any:
-        asked = urllib.request.Request(self.url + path, data, {"Authorization": f"Bearer {KEY}"})
-        with urllib.request.urlopen(asked) as answer:
-            return json.load(answer)
+    def machines(self) -> set[str]:
+        """Names of the directories of its machines."""
+        return set(self.ask("GET", "/machines"))
 
 
-@contextlib.contextmanager
-def stand_in() -> Iterator[StandIn]:
+def stand_in() -> contextlib.AbstractContextManager[StandIn]:
     """Run one."""
-    with tempfile.TemporaryDirectory(prefix="msb") as name:
-        directory = Path(name, "machines")
-        words = [sys.executable, "-m", "tests.integration.microsandbox_server", str(directory)]
-        with subprocess.Popen(
-            words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout
-            yield StandIn(process.stdout.readline().strip(), directory, process)
-            process.communicate()
+    return stand_ins.running(StandIn)

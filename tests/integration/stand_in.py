@@ -46,6 +46,11 @@ class StandIn:
         finally:
             self.ask("POST", self.faults, {})
 
+    def requests(self) -> dict[str, int]:
+        """How often it was asked for what, as "POST /path/{name}"."""
+        found: dict[str, int] = self.ask("GET", "/requests")
+        return found
+
     def ask(self, method: str, path: str, content: object = None) -> Any:
         """What it answers."""
         request = urllib.request.Request(

@@ -7,13 +7,18 @@ import contextlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
 from aiohttp import web
 
 from .machine import bury_orphans
+
+REQUESTS = web.AppKey("REQUESTS", Counter[str])
+"""How often it was asked for what, as "POST /path/{name}"; a server may count more than requests."""
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Served(Protocol):
@@ -25,11 +30,28 @@ class Served(Protocol):
         """Its routes."""
 
 
+@web.middleware
+async def counted(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count what is let in."""
+    resource = request.match_info.route.resource
+    request.app[REQUESTS][f"{request.method} {resource.canonical if resource else request.path}"] += 1
+    return await handler(request)
+
+
+async def tell_requests(request: web.Request) -> web.Response:
+    """What was asked for so far, the tests' own questions as well."""
+    return web.json_response(request.app[REQUESTS])
+
+
 async def serve(name: str, make: Callable[[Path], Served], port: int = 0) -> None:
     """Serve what is made for a directory of its own."""
     place = Path(tempfile.mkdtemp(prefix=name))
     server = make(place)
-    runner = web.AppRunner(server.application(), shutdown_timeout=1)
+    application = server.application()
+    application[REQUESTS] = Counter()
+    application.middlewares.append(counted)
+    application.router.add_get("/requests", tell_requests)
+    runner = web.AppRunner(application, shutdown_timeout=1)
     await runner.setup()
     burying = asyncio.ensure_future(bury_orphans())
     site = web.TCPSite(runner, "127.0.0.1", port)

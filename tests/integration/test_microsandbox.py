@@ -391,12 +391,12 @@ def test_a_killed_launcher_leaves_nothing(backend: MicrosandboxBackend, cloud: S
         assert other.stdout
         sandbox_id = other.stdout.readline().strip()
         assert [info.id for info in backend.list({"test": "killed"})] == [sandbox_id]
-        machines = set(cloud.directory.iterdir())
+        machines = cloud.machines()
         other.kill()
     deadline = time.monotonic() + 5
 
     def left() -> list[Any]:
-        gone = machines - set(cloud.directory.iterdir())
+        gone = machines - cloud.machines()
         return [*backend.list({"test": "killed"}), *([] if gone else machines)]
 
     while left() and time.monotonic() < deadline:
