@@ -246,8 +246,8 @@ class Connection:
         await self._send(0, "core.ready", ready)
         with contextlib.suppress(ConnectionError):
             async for number, kind, payload in self._frames():
-                self._counts[kind] += 1
                 if kind == "core.exec.request":
+                    self._counts[kind] += 1
                     self._inputs[number] = asyncio.Queue()
                     self._do(self._execute(number, payload))
                 elif kind == "core.exec.stdin" and number in self._inputs:

@@ -1,4 +1,4 @@
-"""Whole flows in virtual machines of both backends, over the stand-ins: what each task asks a provider for."""
+"""Whole flows on both backends of virtual machines, over the stand-ins."""
 
 from __future__ import annotations
 

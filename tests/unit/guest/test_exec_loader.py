@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +27,8 @@ from metaflow_extensions.sandbox.guest.exec_loader import (
     RESUME,
     STARTED,
     TAKEN,
+    pack,
+    parse,
 )
 
 ECHO = "import os, sys; os.write(1, sys.stdin.buffer.read()); os._exit(7)"
@@ -52,7 +53,7 @@ class Speaker:
     def job(self, code: str, *, resumes: bool) -> None:
         """The first frame."""
         job = {"argv": [sys.executable, "-I", "-S", "-c", code], "env": {}, "cwd": "/", "stdin": True}
-        self.send(1, JOB, json.dumps({**job, "resumes": resumes}).encode())
+        self.send(1, JOB, pack({**job, "resumes": resumes}))
 
     def frames(self) -> Iterator[tuple[int, int, bytes]]:
         """Number, kind and content of each frame, without signs of life after the first."""
@@ -138,3 +139,21 @@ def test_without_resuming_it_ends_with_its_command(speaker: Speaker) -> None:
     speaker.job("import os; os._exit(7)", resumes=False)
     assert kinds(speaker.until(LAST))[-1] == LAST
     assert speaker.process.wait(30) == 7
+
+
+def test_a_job_arrives_as_it_was_sent() -> None:
+    """Guards words and variables that are empty, hold line ends, or are no text at all."""
+    job = {
+        "argv": ["a", "", "b\n=c", "\udcff"],
+        "env": {"A": "", "B": "ü\n"},
+        "cwd": None,
+        "stdin": True,
+        "resumes": False,
+    }
+    assert parse(pack(job)) == job
+    assert parse(pack({**job, "cwd": "/w", "env": {}, "stdin": False})) == {
+        **job,
+        "cwd": "/w",
+        "env": {},
+        "stdin": False,
+    }

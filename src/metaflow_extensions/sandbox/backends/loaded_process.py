@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 from ..errors import CommandTimeout, SandboxLost, StartFailed, UnsupportedOption
-from ..guest.exec_loader import COUNT, END_IN, ERR, FAILED, GIVEN, IN, JOB, KILL, OUT, STARTED, TAKEN, WINDOW
+from ..guest.exec_loader import (
+    COUNT,
+    END_IN,
+    ERR,
+    FAILED,
+    GIVEN,
+    IN,
+    JOB,
+    KILL,
+    OUT,
+    STARTED,
+    TAKEN,
+    WINDOW,
+    pack,
+)
 from .async_calls import AsyncCalls
 from .inner_command import job
 from .interface import Command, Output, Stream
@@ -79,7 +92,10 @@ class LoadedProcess:
 
     def begin(self, command: Command) -> None:
         """Returns when the command runs. Raises StartFailed, and then nothing of it ran."""
-        content = json.dumps(job(command, resumes=self._connection.resumes)).encode()
+        try:
+            content = pack(job(command, resumes=self._connection.resumes))
+        except UnicodeEncodeError as error:
+            raise StartFailed(f"the command holds what no system can be told: {error}") from error
         try:
             self._calls.call(self._connection.open, START)
         except CommandTimeout as error:

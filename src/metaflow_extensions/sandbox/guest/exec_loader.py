@@ -9,20 +9,24 @@ Where connections break while the loader lives, a job ``resumes``: what the laun
 sent again, and what comes in twice is dropped. After its last frame the loader waits to be dismissed: a
 connection that closes while something is still on its way in takes back what went out last.
 """
+# ruff: noqa: PERF203, SIM105 -- contextlib would have to be imported
 
 from __future__ import annotations
 
+# Every command waits for these: contextlib, json, signal and typing would take twice as long as all else.
+import _signal
 import binascii
-import contextlib
 import ctypes
-import json
 import os
 import select
-import signal
 import struct
 import sys
 import time
-from typing import Any, Dict, List, Optional, Tuple
+
+# What type checkers read as typing's own.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Tuple
 
 HEAD = struct.Struct("!BII")  # kind, number, bytes that follow
 COUNT = struct.Struct("!I")
@@ -64,8 +68,8 @@ class Loader:
         self.waker, wakened = os.pipe()
         os.set_blocking(self.waker, False)
         os.set_blocking(wakened, False)
-        signal.set_wakeup_fd(wakened, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        _signal.set_wakeup_fd(wakened, warn_on_full_buffer=False)
+        _signal.signal(_signal.SIGCHLD, lambda _number, _frame: None)
 
     def tell(self, kind: int, payload: bytes = b"") -> None:
         """One frame to the launcher, whole."""
@@ -153,8 +157,8 @@ class Loader:
     def obey(self, kind: int, payload: bytes) -> None:
         """Do what one frame says."""
         if kind == JOB:
-            job = json.loads(payload)
-            self.keeps = self.resumes = job.get("resumes", False)
+            job = parse(payload)
+            self.keeps = self.resumes = job["resumes"]
             self.start(job)
         elif kind == IN:
             self.pending += payload
@@ -228,7 +232,27 @@ class Loader:
         self.killed = True
         end_all()
         if not self.pid:
-            self.code = 128 + signal.SIGKILL
+            self.code = 128 + _signal.SIGKILL
+
+
+def pack(job: Dict[str, Any]) -> bytes:
+    """A job as ``parse`` reads it; no text in it holds a NUL. Raises UnicodeEncodeError."""
+    flags = ("S" if job["stdin"] else "") + ("R" if job["resumes"] else "")
+    pairs = [text for pair in job["env"].items() for text in pair]
+    return b"\0".join(map(encoded, [flags, job["cwd"] or "", str(len(job["argv"])), *job["argv"], *pairs]))
+
+
+def parse(payload: bytes) -> Dict[str, Any]:
+    """What to run, where, with what."""
+    flags, cwd, count, *words = payload.decode("utf-8", "surrogateescape").split("\0")
+    argv, pairs = words[: int(count)], words[int(count) :]
+    return {
+        "argv": argv,
+        "env": dict(zip(pairs[::2], pairs[1::2])),  # noqa: B905 -- Python 3.8 knows no strict=
+        "cwd": cwd or None,
+        "stdin": "S" in flags,
+        "resumes": "R" in flags,
+    }
 
 
 def write(lines: bytes) -> None:
@@ -265,9 +289,9 @@ def become(job: Dict[str, Any], streams: List[Tuple[int, int]], place: str) -> N
     os.dup2(reader if job["stdin"] else os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(out, 1)
     os.dup2(err, 2)
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    _signal.set_wakeup_fd(-1)
+    for number in (_signal.SIGCHLD, _signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(number, _signal.SIG_DFL)
     places = {name: os.path.join(place, name) for name in ("work", "home")}
     for directory in places.values():
         os.makedirs(directory, exist_ok=True)
@@ -291,7 +315,7 @@ def encoded(text: str) -> bytes:
 def buried(command: int) -> Optional[int]:
     """Wait for whatever has ended; the command's exit code if it is among that, 128 + n for signal n."""
     code = None
-    with contextlib.suppress(ChildProcessError):
+    try:
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
@@ -299,6 +323,8 @@ def buried(command: int) -> Optional[int]:
             if pid == command:
                 signalled = os.WIFSIGNALED(status)
                 code = 128 + os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
+    except ChildProcessError:
+        pass  # there is none left
     return code
 
 
@@ -309,8 +335,10 @@ def end_all() -> None:
         if not living:
             return
         for pid in living:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            try:
+                os.kill(pid, _signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it has ended
         time.sleep(0.001)
 
 
@@ -319,11 +347,14 @@ def descendants() -> List[int]:
     children: Dict[int, List[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            with contextlib.suppress(OSError), open("/proc/%s/stat" % name, "rb") as file:
-                # The command's name in parentheses may hold anything.
-                state, parent = file.read().rpartition(b")")[2].split()[:2]
-                if state != b"Z":
-                    children.setdefault(int(parent), []).append(int(name))
+            try:
+                with open("/proc/%s/stat" % name, "rb") as file:
+                    # The command's name in parentheses may hold anything.
+                    state, parent = file.read().rpartition(b")")[2].split()[:2]
+            except OSError:
+                continue  # it has ended
+            if state != b"Z":
+                children.setdefault(int(parent), []).append(int(name))
     found: List[int] = []
     waiting = [os.getpid()]
     while waiting:

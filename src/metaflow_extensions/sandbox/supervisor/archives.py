@@ -37,7 +37,7 @@ class Archives:
         with self._making:
             if not path.exists():
                 draft = path.with_suffix(".draft")
-                with tarfile.open(draft, "w") as archive:
+                with tarfile.open(draft, "w", format=tarfile.GNU_FORMAT) as archive:
                     archive.add(BOOTSTRAP.parent, "guest", filter=_wanted)
                     archive.add(code, CODE, filter=_anonymous)
                     for name, source in {} if hosted else self._libraries.items():
@@ -51,7 +51,7 @@ def task_archive(files: Mapping[str, Path], directory: Path) -> Path:
     import tarfile
 
     path = directory / "task.tar"
-    with tarfile.open(path, "w") as archive:
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
         for name, source in files.items():
             archive.add(source, name, filter=_anonymous)
     return path
