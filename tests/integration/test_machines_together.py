@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import signal
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from .harness import place_flow, run_flow
+from .harness import place_flow, read_results, run_flow
+from .live import GONE_WITHIN, POLL, LiveFlow, live_flow
 from .stand_in import StandIn
+
+SANDBOXED = ("--with", "sandbox:memory=512")
+RETRIED = ("--with", "retry:times=1,minutes_between_retries=0")
+FOREVER = ("--seconds", "600")
+LARGE = "large_flow.py"
 
 
 @dataclass(frozen=True)
 class Provider:
     """A stand-in that runs; ``settings`` lead a flow to it, ``task`` is all that one task asks it for.
 
-    ``of_run`` is what is asked for once a run: whether it answers, at most.
+    ``check`` is what is asked for once or twice a run: whether it answers.
     """
 
     stand_in: StandIn
     settings: Mapping[str, str]
     task: Mapping[str, int]
-    of_run: Mapping[str, int]
+    check: str
+    sandboxes: Callable[[], Collection[object]]
 
     def asked(self, before: Mapping[str, int]) -> dict[str, int]:
         """What it was asked for since, but for the tests' own questions."""
@@ -56,7 +66,8 @@ def boxlite() -> Iterator[Provider]:
             server,
             {**server.settings, "METAFLOW_SANDBOX_BACKEND": "boxlite"},
             task,
-            {"GET /v1/boxes": 1, "GET /v1/config": 1},
+            "GET /v1/boxes",
+            server.boxes,
         )
 
 
@@ -74,7 +85,7 @@ def microsandbox() -> Iterator[Provider]:
     }
     with stand_in() as cloud:
         chosen = {"METAFLOW_SANDBOX_BACKEND": "microsandbox", "METAFLOW_SANDBOX_IMAGE": cloud.image}
-        yield Provider(cloud, {**cloud.settings, **chosen}, task, {"GET /v1/sandboxes": 1})
+        yield Provider(cloud, {**cloud.settings, **chosen}, task, "GET /v1/sandboxes", cloud.machines)
 
 
 PROVIDERS: Mapping[str, Callable[[], contextlib.AbstractContextManager[Provider]]] = {
@@ -96,6 +107,69 @@ def test_a_task_boots_once_and_runs_one_command(provider: Provider, tmp_path: Pa
     run_flow(flow, "run", "--width", "3", "--with", "sandbox", env=provider.settings)
     tasks = 3 + 3  # the start, three bodies, the join and the end
     asked = provider.asked(before)
-    once = {name: number for name, number in asked.items() if name not in provider.of_run}
-    assert once == {name: number * tasks for name, number in provider.task.items()}
-    assert all(asked.get(name, 0) <= number for name, number in provider.of_run.items())
+    assert asked.pop(provider.check, 0) < tasks
+    assert asked == {name: number * tasks for name, number in provider.task.items()}
+
+
+def assert_gone(provider: Provider, flow: LiveFlow, sandboxes: set[str]) -> None:
+    """Neither this machine nor the provider has anything left of the run, within the promised time."""
+    flow.assert_gone(sandboxes)
+    deadline = time.monotonic() + GONE_WITHIN
+    while left := provider.sandboxes():
+        assert time.monotonic() < deadline, left
+        time.sleep(POLL)
+
+
+def test_twenty_at_once_survive_the_supervisor(provider: Provider) -> None:
+    """Guards one runtime under many tasks, and against machines that nobody ends when it is killed."""
+    arguments = ("run", "--width", "20", "--max-workers", "20", *FOREVER, *SANDBOXED, *RETRIED)
+    with live_flow("life_flow.py", *arguments, env=provider.settings) as flow:
+        flow.wait_for("runs as attempt 0", 20)
+        sandboxes = flow.sandboxes()
+        assert len(provider.sandboxes()) == 20
+        flow.kill("supervisor")
+        run = flow.finish()
+        assert_gone(provider, flow, sandboxes)
+    assert run.returncode == 0, run.output
+    assert run.output.count("runs as attempt 0") == run.output.count("runs as attempt 1") == 20
+    assert f"results {[10 * number for number in range(20)]}" in run.output
+
+
+def test_killed_scheduler_leaves_nothing(provider: Provider) -> None:
+    """Guards against machines that are paid for when the run itself is gone."""
+    arguments = ("run", "--width", "3", *FOREVER, *SANDBOXED)
+    with live_flow("life_flow.py", *arguments, env=provider.settings) as flow:
+        flow.wait_for("runs as attempt 0", 3)
+        sandboxes = flow.sandboxes()
+        assert len(provider.sandboxes()) == 3
+        flow.kill("scheduler")
+        run = flow.finish()
+        assert_gone(provider, flow, sandboxes)
+    assert run.returncode == -signal.SIGKILL
+
+
+def test_two_runs_at_once(provider: Provider, tmp_path: Path) -> None:
+    """Guards runs against each other: names, records and machines of one are none of the other's."""
+
+    def run(name: str) -> str:
+        flow = place_flow("life_flow.py", tmp_path / name)
+        return run_flow(flow, "run", "--width", "3", *SANDBOXED, env=provider.settings).output
+
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(run, ("one", "two")))
+    assert ["results [0, 10, 20]" in output for output in outputs] == [True, True]
+    assert not provider.sandboxes()
+
+
+def test_a_hundred_megabytes_of_artifact(provider: Provider, tmp_path: Path) -> None:
+    """Guards large binary artifacts on both ways through text, credits and frames, as a flow has them."""
+    settings = {**provider.settings, "METAFLOW_SANDBOX_MEMORY": "2048"}
+    run = run_flow(place_flow(LARGE, tmp_path), "run", "--blocks", "2", "--with", "sandbox", env=settings)
+    script = f"""
+import hashlib
+from metaflow import Flow, namespace
+namespace(None)
+made, read = (Flow("LargeFlow")["{run.run_id}"][step].task.data for step in ("start", "end"))
+print(read.same, read.size, hashlib.sha1(made.large).hexdigest() == made.digest)
+"""
+    assert read_results(tmp_path, script, settings).split() == ["True", str(128 << 20), "True"]

@@ -87,7 +87,7 @@ def make(kind: bytes, path: bytes, target: bytes, content: memoryview, header: b
         raise SystemExit("the code holds what is neither a file nor a link: %r" % path)
 
 
-def text(field: bytes) -> bytes:
+def text(field: bytes | memoryview) -> bytes:
     """Up to the first NUL."""
     return bytes(field).partition(b"\0")[0]
 
