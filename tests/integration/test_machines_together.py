@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from .harness import place_flow, read_results, run_flow
-from .live import GONE_WITHIN, POLL, LiveFlow, live_flow
+from .live import POLL, LiveFlow, live_flow
 from .stand_in import StandIn
 
 SANDBOXED = ("--with", "sandbox:memory=512")
 RETRIED = ("--with", "retry:times=1,minutes_between_retries=0")
 FOREVER = ("--seconds", "600")
 LARGE = "large_flow.py"
+PATIENCE = 60.0  # seconds: a stand-in deletes what was unpacked in each of its machines
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,9 @@ def test_a_task_boots_once_and_runs_one_command(provider: Provider, tmp_path: Pa
 
 
 def assert_gone(provider: Provider, flow: LiveFlow, sandboxes: set[str]) -> None:
-    """Neither this machine nor the provider has anything left of the run, within the promised time."""
-    flow.assert_gone(sandboxes)
-    deadline = time.monotonic() + GONE_WITHIN
-    while left := provider.sandboxes():
+    """Neither this machine nor the provider has anything left of the run."""
+    deadline = time.monotonic() + PATIENCE
+    while left := [*flow.leftovers(sandboxes), *provider.sandboxes()]:
         assert time.monotonic() < deadline, left
         time.sleep(POLL)
 
