@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from metaflow_extensions.sandbox.backends.inner_command import pack
 from metaflow_extensions.sandbox.guest import exec_loader
 from metaflow_extensions.sandbox.guest.exec_loader import (
     ALIVE,
@@ -27,7 +28,6 @@ from metaflow_extensions.sandbox.guest.exec_loader import (
     RESUME,
     STARTED,
     TAKEN,
-    pack,
     parse,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import StartFailed
+from ..guest.exec_loader import encoded
 from .interface import Command
 
 
@@ -24,3 +25,16 @@ def job(command: Command, **more: Any) -> dict[str, Any]:
         "stdin": command.stdin,
         **more,
     }
+
+
+def pack(job: dict[str, Any]) -> bytes:
+    """A job as the loader's ``parse`` reads it. Raises StartFailed."""
+    flags = ("S" if job["stdin"] else "") + ("R" if job["resumes"] else "")
+    pairs = [text for pair in job["env"].items() for text in pair]
+    words = [flags, job["cwd"] or "", str(len(job["argv"])), *job["argv"], *pairs]
+    try:
+        return b"\0".join(map(encoded, words))
+    except UnicodeEncodeError as error:
+        raise StartFailed(
+            f"a command, its environment and its directory can't hold {error.object[:80]!r}"
+        ) from error

@@ -21,10 +21,9 @@ from ..guest.exec_loader import (
     STARTED,
     TAKEN,
     WINDOW,
-    pack,
 )
 from .async_calls import AsyncCalls
-from .inner_command import job
+from .inner_command import job, pack
 from .interface import Command, Output, Stream
 
 CHUNK = 64 * 1024  # bytes
@@ -92,10 +91,7 @@ class LoadedProcess:
 
     def begin(self, command: Command) -> None:
         """Returns when the command runs. Raises StartFailed, and then nothing of it ran."""
-        try:
-            content = pack(job(command, resumes=self._connection.resumes))
-        except UnicodeEncodeError as error:
-            raise StartFailed(f"the command holds what no system can be told: {error}") from error
+        content = pack(job(command, resumes=self._connection.resumes))
         try:
             self._calls.call(self._connection.open, START)
         except CommandTimeout as error:

@@ -20,7 +20,6 @@ import ctypes
 import os
 import select
 import struct
-import sys
 import time
 
 # What type checkers read as typing's own.
@@ -235,24 +234,12 @@ class Loader:
             self.code = 128 + _signal.SIGKILL
 
 
-def pack(job: Dict[str, Any]) -> bytes:
-    """A job as ``parse`` reads it; no text in it holds a NUL. Raises UnicodeEncodeError."""
-    flags = ("S" if job["stdin"] else "") + ("R" if job["resumes"] else "")
-    pairs = [text for pair in job["env"].items() for text in pair]
-    return b"\0".join(map(encoded, [flags, job["cwd"] or "", str(len(job["argv"])), *job["argv"], *pairs]))
-
-
 def parse(payload: bytes) -> Dict[str, Any]:
-    """What to run, where, with what."""
+    """What to run, where, with what; ``inner_command`` packs it."""
     flags, cwd, count, *words = payload.decode("utf-8", "surrogateescape").split("\0")
-    argv, pairs = words[: int(count)], words[int(count) :]
-    return {
-        "argv": argv,
-        "env": dict(zip(pairs[::2], pairs[1::2])),  # noqa: B905 -- Python 3.8 knows no strict=
-        "cwd": cwd or None,
-        "stdin": "S" in flags,
-        "resumes": "R" in flags,
-    }
+    pairs = iter(words[int(count) :])
+    job = {"argv": words[: int(count)], "env": dict(zip(pairs, pairs)), "cwd": cwd or None}  # noqa: B905
+    return {**job, "stdin": "S" in flags, "resumes": "R" in flags}
 
 
 def write(lines: bytes) -> None:
@@ -295,13 +282,8 @@ def become(job: Dict[str, Any], streams: List[Tuple[int, int]], place: str) -> N
     places = {name: os.path.join(place, name) for name in ("work", "home")}
     for directory in places.values():
         os.makedirs(directory, exist_ok=True)
-    environment = {
-        "PATH": os.environ.get("PATH") or PATH,
-        "HOME": places["home"],
-        "TMPDIR": "/tmp",
-        "LANG": "C.UTF-8",
-    }
-    environment.update(job["env"])
+    environment = {"PATH": os.environ.get("PATH") or PATH, "HOME": places["home"]}
+    environment.update({"TMPDIR": "/tmp", "LANG": "C.UTF-8", **job["env"]})
     words = [encoded(word) for word in job["argv"]]
     os.chdir(encoded(job["cwd"] or places["work"]))
     os.execvpe(words[0], words, {encoded(name): encoded(value) for name, value in environment.items()})
@@ -365,6 +347,4 @@ def descendants() -> List[int]:
 
 
 if __name__ == "__main__":
-    code = Loader().run()
-    sys.stdout.flush()
-    os._exit(code)
+    os._exit(Loader().run())
