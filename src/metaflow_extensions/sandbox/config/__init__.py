@@ -14,11 +14,15 @@ SANDBOX_DISK = from_conf("SANDBOX_DISK")
 SANDBOX_GPU = from_conf("SANDBOX_GPU")
 SANDBOX_TIMEOUT = from_conf("SANDBOX_TIMEOUT")
 SANDBOX_ENV = from_conf("SANDBOX_ENV")
+SANDBOX_MOUNTS = from_conf("SANDBOX_MOUNTS")
 SANDBOX_NETWORK = from_conf("SANDBOX_NETWORK")
 SANDBOX_ISOLATION = from_conf("SANDBOX_ISOLATION")
 SANDBOX_EXECUTABLE = from_conf("SANDBOX_EXECUTABLE")
 SANDBOX_DATASTORE_ACCESS = from_conf("SANDBOX_DATASTORE_ACCESS")
 SANDBOX_BACKEND_OPTIONS = from_conf("SANDBOX_BACKEND_OPTIONS")
+
+# Files that every sandbox gets: a JSON list of {"local", "remote", "mode"}.
+SANDBOX_UPLOADS = from_conf("SANDBOX_UPLOADS")
 
 # Numbers are text until they are used: Metaflow answers one that is none with a traceback, at import.
 

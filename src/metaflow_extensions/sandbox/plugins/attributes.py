@@ -13,6 +13,7 @@ HOST_NAME = re.compile(r"[A-Za-z0-9*]([A-Za-z0-9.\-*]*[A-Za-z0-9])?(:\d+)?")
 NETWORKS = ("none", "host", "public")
 ISOLATIONS = ("process", "container", "vm")
 DATASTORE_ACCESS = ("relay", "direct")
+MOUNTS = 'is "/here:/inside", "/here:/inside:rw", or a list of these or of {"local", "remote", "mode"}'
 
 # The attributes and their units, in the order of the documentation.
 ATTRIBUTES = (
@@ -24,6 +25,7 @@ ATTRIBUTES = (
     "gpu",
     "timeout",
     "env",
+    "mounts",
     "network",
     "isolation",
     "executable",
@@ -121,6 +123,35 @@ def environment(value: Any) -> dict[str, str]:
     return {name: str(content) for name, content in variables.items()}
 
 
+def mounts(value: Any) -> list[dict[str, str]]:
+    """What of the launcher's is shown inside, each as local, remote and mode; places are checked later."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    entries = [value] if isinstance(value, (str, Mapping)) else value
+    if not isinstance(entries, (list, tuple)):
+        raise InvalidAttribute(MOUNTS)
+    return [_mount(entry) for entry in entries]
+
+
+def _mount(entry: Any) -> dict[str, str]:
+    if isinstance(entry, str):
+        entry = dict(zip(("local", "remote", "mode"), entry.split(":", 2)))  # noqa: B905 -- the mode may be left out
+    if not isinstance(entry, Mapping) or not {"local", "remote"} <= {*entry} <= {"local", "remote", "mode"}:
+        raise InvalidAttribute(MOUNTS)
+    mount = {"mode": "ro", **entry}
+    if mount["mode"] not in ("ro", "rw") or not all(is_path(mount[side]) for side in ("local", "remote")):
+        raise InvalidAttribute(MOUNTS)
+    return mount
+
+
+def is_path(value: Any) -> bool:
+    """Whether it can be the text of a path."""
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
+
+
 def network(value: Any) -> str | tuple[str, ...]:
     """One of the networks' names, or host names that may be reached."""
     if isinstance(value, str):
@@ -145,6 +176,7 @@ PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "gpu": count,
     "timeout": seconds,
     "env": environment,
+    "mounts": mounts,
     "network": network,
     "isolation": one_of(*ISOLATIONS),
     "executable": text,

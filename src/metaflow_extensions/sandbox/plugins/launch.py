@@ -25,6 +25,7 @@ from ..relay.services import SecretSource
 from ..supervisor.protocol import RunSettings, TaskSettings
 from .code_package import copy_code
 from .libraries import libraries
+from .mounts import as_mounts, check_mounts, parse_uploads
 from .step_environment import card_root, step_environment
 from .supervisor_link import SupervisorLink
 
@@ -65,8 +66,9 @@ class RunLaunch:
         self._script = sys.argv[0]
         self._datastore = (flow_datastore.TYPE, flow_datastore.datastore_root)
         self._metadata = system_context.metadata
-        flow_directory = Path(self._script).resolve().parent
+        self._flow_directory = flow_directory = Path(self._script).resolve().parent
         self._python = discover(exclude=[flow_directory])
+        self._uploads = parse_uploads(setting("UPLOADS"))
         # The flow's own directory is the script's, which Python puts first: nothing there is imported
         # by the supervisor.
         first = Path(sys.path[0] or ".").resolve() if sys.path else None
@@ -104,11 +106,14 @@ class RunLaunch:
             image=attributes["image"],
             gpu=attributes["gpu"],
             network=attributes["network"] or "none",
+            mounts=as_mounts(attributes["mounts"] or ()),
             python=self._python if hosted else None,
             options=attributes["backend_options"] or {},
             **limits,
         )
         registry.check_options(spec, backend, name)
+        kind, root = self._datastore
+        check_mounts(spec.mounts, self._flow_directory, Path(root) if kind == "local" else None, ())
         return StepOptions(name, spec, attributes["env"] or {}, attributes["executable"])
 
     def hijack(
@@ -136,6 +141,7 @@ class RunLaunch:
             secrets=list(declared_secrets(decorators)),
             timeout=timeout,
             executable=options.executable,
+            uploads=self._uploads,
         )
         cli_args.entrypoint = [*self._link.entrypoint(settings), *cli_args.entrypoint]
 

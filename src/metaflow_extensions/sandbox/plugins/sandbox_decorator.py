@@ -65,6 +65,8 @@ class SandboxDecorator(StepDecorator):
         Seconds after which the sandbox is ended, whatever the step does.
     env : Dict[str, str], optional, default None
         Environment variables. Nothing else of the launcher's environment is passed in.
+    mounts : Union[str, List[Union[str, Dict[str, str]]]], optional, default None
+        Files and directories to show inside, read-only: `local:remote`, or `local:remote:rw`.
     network : Union[str, List[str]], optional, default None
         `none` (the default), `host`, `public`, or host names that may be reached.
     isolation : str, optional, default None

@@ -22,9 +22,10 @@ from .code_package import CodeTooLarge
 SUPERVISOR = Path(protocol.__file__).with_name("main.py")
 SHIM = Path(protocol.__file__).with_name("shim.py")
 CLOSE_WAIT = 25.0  # seconds for the supervisor and its reaper, which are bounded themselves
+RUN_DIRECTORY = "metaflow-sandbox-run-"  # what the names of runs' directories begin with
 MAX_SOCKET_PATH = 107  # bytes
 # The longest path of a socket below the directory for temporary files: a task's relay.
-LONGEST = len("/metaflow-sandbox-run-12345678/t0123456789abcdef-0123456789abcdef/relay")
+LONGEST = len(f"/{RUN_DIRECTORY}12345678/t0123456789abcdef-0123456789abcdef/relay")
 
 
 class SupervisorLink:
@@ -142,4 +143,4 @@ def run_directory() -> Path:
     place = tempfile.gettempdir()
     if len(os.fsencode(place)) > MAX_SOCKET_PATH - LONGEST:
         place = "/tmp"
-    return Path(tempfile.mkdtemp(prefix="metaflow-sandbox-run-", dir=place))
+    return Path(tempfile.mkdtemp(prefix=RUN_DIRECTORY, dir=place))

@@ -51,6 +51,15 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
+class Upload:
+    """A file to be copied to ``remote``, with execute permission or without, None for its own."""
+
+    local: Path
+    remote: PurePosixPath
+    executable: bool | None = None
+
+
+@dataclass(frozen=True)
 class TaskSettings:
     """One attempt of one task: the sandbox it asks for and what it may reach.
 
@@ -68,6 +77,7 @@ class TaskSettings:
     secrets: list[SecretSource] = field(default_factory=list)
     timeout: float | None = None
     executable: str | None = None
+    uploads: list[Upload] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,10 @@ def decode(line: bytes) -> RunSettings | TaskSettings | CodeSettings:
 def _task(fields: dict[str, Any]) -> TaskSettings:
     fields["identity"] = TaskIdentity(**fields["identity"])
     fields["secrets"] = [SecretSource(**source) for source in fields["secrets"]]
+    fields["uploads"] = [
+        Upload(Path(file["local"]), PurePosixPath(file["remote"]), file["executable"])
+        for file in fields["uploads"]
+    ]
     spec = fields["spec"]
     spec["mounts"] = [
         Mount(Path(mount["source"]), PurePosixPath(mount["target"]), mount["read_only"])

@@ -27,6 +27,7 @@ from .protocol import RunSettings, TaskSettings
 from .reaper import LABEL
 from .record import TaskRecord, identity, launcher_facts, network_label
 from .transports import Surroundings, Transport, transport
+from .uploads import upload
 from .watcher import Watcher
 
 NOT_EXECUTED = (126, 127)  # what shells and inits end with when a program is not there
@@ -237,7 +238,7 @@ class TaskRun:
                 lambda: self._open(backend, way.spec()), self._sink.say, self._cancelled.is_set
             ) as self._sandbox:
                 try:
-                    return self._in_sandbox(backend, self._sandbox, way)
+                    return self._in_sandbox(backend, self._sandbox, way, directory)
                 finally:
                     self._close(self._sandbox)
         finally:
@@ -261,8 +262,9 @@ class TaskRun:
         if self._user_code_started:
             self._register(self._record.measurements())
 
-    def _in_sandbox(self, backend: Backend, sandbox: Sandbox, way: Transport) -> Outcome:
+    def _in_sandbox(self, backend: Backend, sandbox: Sandbox, way: Transport, directory: Path) -> Outcome:
         task = self._task
+        upload(sandbox, task.uploads, directory)
         process = sandbox.start(way.command())
         self._process = process
         self._record.mark("opened")
