@@ -4,6 +4,7 @@
       UnknownBackend        the name is not built in, not an entry point, not an import path
       BackendUnavailable    the backend exists but cannot run here
       UnsupportedOption     the backend cannot honour an option that was asked for
+      PackagesFailed        the step's packages can't be resolved, fetched or installed
       StartFailed           the sandbox or its command could not be started; nothing of the user's ran
       SandboxLost           the sandbox went away while a command ran
       QuotaExceeded         the provider refuses more for now; ``retry_after`` is in seconds or None
@@ -31,6 +32,10 @@ class BackendUnavailable(SandboxError):
 
 class UnsupportedOption(SandboxError):
     """An option that the backend cannot honour; raised before anything is started."""
+
+
+class PackagesFailed(SandboxError):
+    """A step's packages can't be resolved, fetched, installed or kept; user code has not run."""
 
 
 class StartFailed(SandboxError):

@@ -25,8 +25,10 @@ from metaflow_extensions.sandbox.backends.interface import (
     SandboxSpec,
     Stream,
 )
+from metaflow_extensions.sandbox.packages.cache import PackageCache
 from metaflow_extensions.sandbox.relay.services import SecretSource
 from metaflow_extensions.sandbox.supervisor.archives import Archives
+from metaflow_extensions.sandbox.supervisor.environments import Environments
 from metaflow_extensions.sandbox.supervisor.governor import Governor
 from metaflow_extensions.sandbox.supervisor.protocol import RunSettings, TaskSettings
 from metaflow_extensions.sandbox.supervisor.task import Outcome, RunContext, TaskRun
@@ -179,6 +181,7 @@ class Stage:
             lambda: self.directory / "code",
             Archives(self.directory, {}),
             lambda _name: self.governor,
+            Environments(PackageCache(place / "cache"), 1 << 30),
         )
         self.said = b""
 

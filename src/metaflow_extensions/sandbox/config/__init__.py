@@ -15,6 +15,9 @@ SANDBOX_GPU = from_conf("SANDBOX_GPU")
 SANDBOX_TIMEOUT = from_conf("SANDBOX_TIMEOUT")
 SANDBOX_ENV = from_conf("SANDBOX_ENV")
 SANDBOX_MOUNTS = from_conf("SANDBOX_MOUNTS")
+SANDBOX_PACKAGES = from_conf("SANDBOX_PACKAGES")
+SANDBOX_REQUIREMENTS = from_conf("SANDBOX_REQUIREMENTS")
+SANDBOX_PYTHON = from_conf("SANDBOX_PYTHON")
 SANDBOX_NETWORK = from_conf("SANDBOX_NETWORK")
 SANDBOX_ISOLATION = from_conf("SANDBOX_ISOLATION")
 SANDBOX_EXECUTABLE = from_conf("SANDBOX_EXECUTABLE")
@@ -23,6 +26,12 @@ SANDBOX_BACKEND_OPTIONS = from_conf("SANDBOX_BACKEND_OPTIONS")
 
 # Files that every sandbox gets: a JSON list of {"local", "remote", "mode"}.
 SANDBOX_UPLOADS = from_conf("SANDBOX_UPLOADS")
+
+# What packages are resolved for, when it is not the platform of the backend's sandboxes: "linux-aarch64".
+SANDBOX_TARGET_PLATFORM = from_conf("SANDBOX_TARGET_PLATFORM")
+# Where environments of packages are kept, by default in the user's cache, and how many MiB of them.
+SANDBOX_CACHE = from_conf("SANDBOX_CACHE")
+SANDBOX_CACHE_SIZE = from_conf("SANDBOX_CACHE_SIZE", "20480")
 
 # Numbers are text until they are used: Metaflow answers one that is none with a traceback, at import.
 

@@ -10,6 +10,9 @@ from typing import Any
 
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HOST_NAME = re.compile(r"[A-Za-z0-9*]([A-Za-z0-9.\-*]*[A-Za-z0-9])?(:\d+)?")
+PACKAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(\[[A-Za-z0-9._, -]+\])?")
+VERSION = re.compile(r"[A-Za-z0-9.*+!=<>~, -]+")
+PYTHON = re.compile(r"3\.\d{1,2}(\.\d{1,2})?")
 NETWORKS = ("none", "host", "public")
 ISOLATIONS = ("process", "container", "vm")
 DATASTORE_ACCESS = ("relay", "direct")
@@ -26,6 +29,9 @@ ATTRIBUTES = (
     "timeout",
     "env",
     "mounts",
+    "packages",
+    "requirements",
+    "python",
     "network",
     "isolation",
     "executable",
@@ -152,6 +158,31 @@ def is_path(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip()) and "\0" not in value
 
 
+def packages(value: Any) -> dict[str, str]:
+    """Names of packages and their versions, as specifiers; an empty one is any version."""
+    named = mapping(value)
+    for name, version in named.items():
+        if not PACKAGE.fullmatch(name) or not isinstance(version, (str, type(None))):
+            raise InvalidAttribute(f'names {name!r}: {version!r}; packages are {{"pandas": "2.2.3"}}')
+        if version and not VERSION.fullmatch(version):
+            raise InvalidAttribute(f'asks for {name} {version!r}; versions are "2.2.3", ">=2,<3" or ""')
+    return {name: _specifier(version or "") for name, version in named.items()}
+
+
+def _specifier(version: str) -> str:
+    plain = version.replace(" ", "")
+    if plain in ("", "*"):
+        return ""
+    return plain if plain[0] in "<>=!~" else f"=={plain}"
+
+
+def python_version(value: Any) -> str:
+    """A version of Python 3, as X.Y or X.Y.Z."""
+    if not isinstance(value, str) or not PYTHON.fullmatch(value.strip()):
+        raise InvalidAttribute('is a version of Python as text, such as "3.12"')
+    return value.strip()
+
+
 def network(value: Any) -> str | tuple[str, ...]:
     """One of the networks' names, or host names that may be reached."""
     if isinstance(value, str):
@@ -177,12 +208,20 @@ PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "timeout": seconds,
     "env": environment,
     "mounts": mounts,
+    "packages": packages,
+    "requirements": text,
+    "python": python_version,
     "network": network,
     "isolation": one_of(*ISOLATIONS),
     "executable": text,
     "datastore_access": one_of(*DATASTORE_ACCESS),
     "backend_options": mapping,
 }
+
+
+def asks_for_packages(attributes: Mapping[str, Any]) -> bool:
+    """Whether a step asks for packages or a Python of its own; an empty mapping asks for a bare one."""
+    return any(attributes[name] is not None for name in ("packages", "requirements", "python"))
 
 
 def parse(name: str, value: Any) -> Any:

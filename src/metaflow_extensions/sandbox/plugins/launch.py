@@ -20,9 +20,11 @@ from ..backends import registry
 from ..backends.interface import Backend, Feature, SandboxSpec
 from ..backends.python_env import discover
 from ..errors import UnsupportedOption
+from ..packages.cache import PackageCache, default_directory
 from ..relay.policy import TaskIdentity
 from ..relay.services import SecretSource
-from ..supervisor.protocol import RunSettings, TaskSettings
+from ..supervisor.protocol import Packages, RunSettings, TaskSettings
+from .attributes import asks_for_packages
 from .code_package import copy_code
 from .libraries import libraries
 from .mounts import as_mounts, check_mounts, parse_uploads
@@ -41,6 +43,7 @@ class StepOptions:
     spec: SandboxSpec
     env: Mapping[str, str]
     executable: str | None
+    packages: Packages | None = None
 
 
 class RunLaunch:
@@ -68,6 +71,7 @@ class RunLaunch:
         self._metadata = system_context.metadata
         self._flow_directory = flow_directory = Path(self._script).resolve().parent
         self._python = discover(exclude=[flow_directory])
+        self._cache = PackageCache(default_directory(setting("CACHE")))
         self._uploads = parse_uploads(setting("UPLOADS"))
         # The flow's own directory is the script's, which Python puts first: nothing there is imported
         # by the supervisor.
@@ -113,8 +117,31 @@ class RunLaunch:
         )
         registry.check_options(spec, backend, name)
         kind, root = self._datastore
-        check_mounts(spec.mounts, self._flow_directory, Path(root) if kind == "local" else None, ())
-        return StepOptions(name, spec, attributes["env"] or {}, attributes["executable"])
+        check_mounts(
+            spec.mounts,
+            self._flow_directory,
+            Path(root) if kind == "local" else None,
+            [self._cache.directory],
+        )
+        chosen = StepOptions(name, spec, attributes["env"] or {}, attributes["executable"])
+        return self._with_packages(chosen, attributes, backend) if asks_for_packages(attributes) else chosen
+
+    def _with_packages(
+        self, options: StepOptions, attributes: Mapping[str, Any], backend: Backend
+    ) -> StepOptions:
+        # Most steps have none, and what resolves them takes as long to import as all else here.
+        from .packages import prepare
+
+        prepared = prepare(
+            attributes,
+            options.spec,
+            backend.features,
+            getattr(backend, "default_image", None),
+            self._flow_directory,
+            setting("TARGET_PLATFORM"),
+            self._cache,
+        )
+        return replace(options, spec=prepared.spec, packages=prepared.packages)
 
     def hijack(
         self, cli_args: Any, step: str, options: StepOptions, decorators: Iterable[Any], timeout: float | None
@@ -142,6 +169,7 @@ class RunLaunch:
             timeout=timeout,
             executable=options.executable,
             uploads=self._uploads,
+            packages=options.packages,
         )
         cli_args.entrypoint = [*self._link.entrypoint(settings), *cli_args.entrypoint]
 
@@ -198,6 +226,8 @@ class RunLaunch:
             max_infra_retries=number("MAX_INFRA_RETRIES"),
             max_sandboxes=number("MAX_SANDBOXES"),
             max_rate=rate("MAX_RATE"),
+            cache=str(self._cache.directory),
+            cache_size=number("CACHE_SIZE"),
             artifacts=artifact_mode(),
             artifact_globals=[
                 part.strip() for part in str(setting("ARTIFACT_GLOBALS")).split(",") if part.strip()

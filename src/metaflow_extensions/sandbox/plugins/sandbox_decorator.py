@@ -67,6 +67,12 @@ class SandboxDecorator(StepDecorator):
         Environment variables. Nothing else of the launcher's environment is passed in.
     mounts : Union[str, List[Union[str, Dict[str, str]]]], optional, default None
         Files and directories to show inside, read-only: `local:remote`, or `local:remote:rw`.
+    packages : Dict[str, str], optional, default None
+        Packages and their versions, which the step runs with instead of the launcher's own.
+    requirements : str, optional, default None
+        A requirements file, beside or instead of `packages`.
+    python : str, optional, default None
+        Version of Python for them, such as `"3.12"`; the launcher's own when unset.
     network : Union[str, List[str]], optional, default None
         `none` (the default), `host`, `public`, or host names that may be reached.
     isolation : str, optional, default None

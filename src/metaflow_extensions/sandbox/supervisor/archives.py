@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..guest.unpack import SIZE
-from .inside import BOOTSTRAP, CODE, LIBRARIES
+from .inside import BOOTSTRAP, CODE, ENVIRONMENT, LIBRARIES
 
 if TYPE_CHECKING:
     from tarfile import TarInfo
@@ -57,13 +57,22 @@ def task_archive(files: Mapping[str, Path], directory: Path) -> Path:
     return path
 
 
+def pack_environment(environment: Path, target: Path) -> None:
+    """Write a compressed archive of a step's packages."""
+    import tarfile
+
+    with tarfile.open(target, "w:gz", compresslevel=1) as archive:
+        archive.add(environment, ENVIRONMENT, filter=_anonymous)
+
+
 def framed(*archives: Path) -> Iterator[bytes]:
-    """Each archive behind its length, in pieces."""
+    """Each archive behind its length, in pieces; a length of 0 ends them."""
     for archive in archives:
         yield SIZE.pack(archive.stat().st_size)
         with archive.open("rb") as source:
             while chunk := source.read(CHUNK):
                 yield chunk
+    yield SIZE.pack(0)
 
 
 def _anonymous(member: TarInfo) -> TarInfo:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..backends.interface import Mount, PythonEnvironment, SandboxSpec
+from ..packages.lock import Lock
 from ..relay.policy import TaskIdentity
 from ..relay.services import SecretSource
 
@@ -25,7 +26,7 @@ class RunSettings:
     socket in it, ``datastore`` is TYPE@ROOT, sizes are in MiB. ``max_sandboxes`` at once and ``max_rate`` a
     second are of each backend, 0 for any. ``backends`` are imported ahead.
     ``libraries`` map where Metaflow and its extensions are to be, below a directory of the search path, to
-    where they are on the launcher.
+    where they are on the launcher. ``cache`` is the directory for packages.
     """
 
     flow: str
@@ -48,6 +49,8 @@ class RunSettings:
     max_rate: float = 0
     artifacts: str = "any"
     artifact_globals: list[str] = field(default_factory=list)
+    cache: str = ""
+    cache_size: int = 20 * 1024
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,14 @@ class Upload:
     local: Path
     remote: PurePosixPath
     executable: bool | None = None
+
+
+@dataclass(frozen=True)
+class Packages:
+    """What a step runs with instead of the launcher's environment, and its name in the cache."""
+
+    lock: Lock
+    key: str
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,12 @@ class TaskSettings:
     timeout: float | None = None
     executable: str | None = None
     uploads: list[Upload] = field(default_factory=list)
+    packages: Packages | None = None
+
+    @property
+    def hosted(self) -> bool:
+        """Whether the step runs in the launcher's own Python environment, Metaflow included."""
+        return self.spec.python is not None and self.packages is None
 
 
 @dataclass(frozen=True)
@@ -111,6 +128,9 @@ def _task(fields: dict[str, Any]) -> TaskSettings:
         Upload(Path(file["local"]), PurePosixPath(file["remote"]), file["executable"])
         for file in fields["uploads"]
     ]
+    if fields["packages"] is not None:
+        packages = fields["packages"]
+        fields["packages"] = Packages(Lock.from_json(packages["lock"]), packages["key"])
     spec = fields["spec"]
     spec["mounts"] = [
         Mount(Path(mount["source"]), PurePosixPath(mount["target"]), mount["read_only"])

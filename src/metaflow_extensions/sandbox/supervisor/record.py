@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 
 from ..backends.interface import Backend, SandboxSpec
+from .protocol import TaskSettings
 
 Values = dict[str, str]
 
@@ -62,6 +63,13 @@ def identity(name: str, backend: Backend, sandbox_id: str, spec: SandboxSpec) ->
         "sandbox-image": spec.image or getattr(backend, "default_image", ""),
         "sandbox-network": network_label(spec),
     }
+
+
+def packages_of(task: TaskSettings) -> Values:
+    """The fields of a step that has packages of its own: the environment's name, and what it is made of."""
+    if task.packages is None:
+        return {}
+    return {"sandbox-environment": task.packages.key, "sandbox-lock": task.packages.lock.recorded()}
 
 
 def network_label(spec: SandboxSpec) -> str:

@@ -17,8 +17,10 @@ from pathlib import Path
 from ..backends import registry
 from ..backends.interface import Backend
 from ..errors import SandboxError, UnsupportedOption
+from ..packages.cache import PackageCache
 from ..relay.services import Services
 from .archives import Archives
+from .environments import Environments
 from .governor import Governor
 from .protocol import CodeSettings, RunSettings, TaskSettings, decode
 from .reaper import BACKENDS, CLOSING, destroy_all
@@ -59,6 +61,7 @@ class Server:
             self._code_directory,
             Archives(Path(settings.directory), settings.libraries),
             self._governor,
+            Environments(PackageCache(Path(settings.cache)), settings.cache_size << 20),
         )
 
     def serve(self, word: int) -> None:

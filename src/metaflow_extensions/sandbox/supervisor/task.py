@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import logging
 import random
 import shutil
@@ -20,12 +22,14 @@ from ..relay.server import TaskRelay
 from ..relay.services import Limits, Services
 from ..relay.vetting import ArtifactPolicy
 from .archives import Archives
+from .causes import UNFINISHED, why_killed
+from .environments import Environment, Environments, Workshop
 from .governor import Governor
 from .inside import interpreter
 from .output import OutputSink
 from .protocol import RunSettings, TaskSettings
 from .reaper import LABEL
-from .record import TaskRecord, identity, launcher_facts, network_label
+from .record import TaskRecord, identity, launcher_facts, network_label, packages_of
 from .transports import Surroundings, Transport, transport
 from .uploads import upload
 from .watcher import Watcher
@@ -52,6 +56,7 @@ class RunContext:
     code: Callable[[], Path]
     archives: Archives
     governor: Callable[[str], Governor]
+    environments: Environments
 
     @property
     def limits(self) -> Limits:
@@ -126,7 +131,8 @@ class TaskRun:
         """Record where it runs, while it runs."""
         assert self._sandbox is not None
         backend = self._run.backend(self._task.backend)
-        self._register(identity(self._task.backend, backend, self._sandbox.id, self._task.spec))
+        facts = identity(self._task.backend, backend, self._sandbox.id, self._task.spec)
+        self._register({**facts, **packages_of(self._task)})
 
     def ended(self, signal: int | None, peak_memory: float | None, cpu_time: float | None) -> None:
         """What the guest says of the step's end."""
@@ -200,8 +206,19 @@ class TaskRun:
         raise AssertionError("unreachable")
 
     def _attempt(self) -> Outcome:
+        backend = self._run.backend(self._task.backend)
+        workshop = Workshop(
+            backend,
+            lambda spec: self._made(backend, lambda: spec),
+            functools.partial(setattr, self, "_process"),
+            self._sink.say,
+            self._cancelled.is_set,
+        )
+        with self._run.environments.of(self._task, self._argv, workshop) as environment:
+            return self._attempt_with(environment, backend)
+
+    def _attempt_with(self, environment: Environment | None, backend: Backend) -> Outcome:
         task, settings = self._task, self._run.settings
-        backend = self._run.backend(task.backend)
         directory = Path(settings.directory, f"t{abs(hash(task.identity)):x}-{threading.get_ident():x}")
         directory.mkdir()
         self._relay = TaskRelay(
@@ -231,12 +248,11 @@ class TaskRun:
                 self._run.watcher,
                 self._run.code,
                 self._run.archives,
+                environment,
             ),
         )
         try:
-            with self._run.governor(task.backend).sandbox(
-                lambda: self._open(backend, way.spec()), self._sink.say, self._cancelled.is_set
-            ) as self._sandbox:
+            with self._made(backend, way.spec) as self._sandbox:
                 try:
                     return self._in_sandbox(backend, self._sandbox, way, directory)
                 finally:
@@ -245,6 +261,13 @@ class TaskRun:
             way.close()
             self._relay.close()
             shutil.rmtree(directory)
+
+    def _made(
+        self, backend: Backend, spec: Callable[[], SandboxSpec]
+    ) -> contextlib.AbstractContextManager[Sandbox]:
+        return self._run.governor(self._task.backend).sandbox(
+            lambda: self._open(backend, spec()), self._sink.say, self._cancelled.is_set
+        )
 
     def _open(self, backend: Backend, spec: SandboxSpec) -> Sandbox:
         labels = {**spec.labels, LABEL: Path(self._run.settings.directory).name}
@@ -295,10 +318,7 @@ class TaskRun:
             return Outcome(1, self._signalled)
         if code == 0 and not self._finished:
             self._sink.finish()
-            self._sink.say(
-                "The step's process ended without saving its results (os._exit, or its parent was killed): "
-                "the task has failed."
-            )
+            self._sink.say(UNFINISHED)
             return Outcome(1)
         if code in NOT_EXECUTED and not self._user_code_started:
             self._sink.finish()
@@ -313,18 +333,9 @@ class TaskRun:
         if number in signal.valid_signals() and number == code - 128:
             if number == signal.SIGKILL:
                 self._sink.finish()
-                self._sink.say(self._why_killed())
+                self._sink.say(why_killed(self._task.spec))
             return Outcome(code, number)
         return Outcome(code)
-
-    def _why_killed(self) -> str:
-        memory = self._task.spec.memory
-        if memory is not None:
-            return (
-                f"The step was killed, most likely for using more than its {memory} MiB of memory: "
-                "memory= sets the limit."
-            )
-        return "The step was killed: by something in it, or because this machine ran out of memory."
 
     def _register(self, values: Mapping[str, str]) -> None:
         identity = self._task.identity

@@ -15,8 +15,10 @@ from ..guest import stdio, unpack
 from ..relay.server import TaskRelay
 from ..relay.stdio import StdioRelay
 from .archives import Archives, framed, task_archive
+from .environments import Environment
 from .inside import (
     CODE,
+    ENVIRONMENT,
     INSIDE,
     LIBRARIES,
     RELAY,
@@ -44,6 +46,7 @@ class Surroundings:
     watcher: Watcher
     code: Callable[[], Path]
     archives: Archives
+    environment: Environment | None = None
 
 
 class Transport(Protocol):
@@ -79,7 +82,9 @@ class Mounts:
         here = self._here
         mounts = [*here.task.spec.mounts, Mount(here.code(), INSIDE / CODE)]
         mounts.append(Mount(here.directory / RELAY, INSIDE / RELAY, read_only=False))
-        if not here.task.spec.python:
+        if here.environment:
+            mounts.append(Mount(here.environment.directory, INSIDE / ENVIRONMENT))
+        if not here.task.hosted:
             mounts += [
                 Mount(Path(source), INSIDE / LIBRARIES / name) for name, source in here.run.libraries.items()
             ]
@@ -136,8 +141,11 @@ class Pipes:
         """The step's own output, taken out of what the command writes."""
         here = self._here
         channels = StdioRelay(self._relay.accept, process.send)
-        archives = [here.archives.of_run(here.code(), hosted=here.task.spec.python is not None)]
-        channels.send_ahead(framed(*archives, task_archive(files_of(here.argv), here.directory)))
+        archives = [here.archives.of_run(here.code(), hosted=here.task.hosted)]
+        archives.append(task_archive(files_of(here.argv), here.directory))
+        if here.environment:
+            archives.append(here.environment.archive())
+        channels.send_ahead(framed(*archives))
         try:
             for output in process.output():
                 if output.stream is Stream.STDERR:
