@@ -47,7 +47,7 @@ class PackagesFlow(FlowSpec):
 
         self.seen = look()
         self.total = int(pandas.DataFrame({"x": numpy.arange(5)})["x"].sum())
-        self.compiled = os.path.exists(pandas.__cached__)
+        self.compiled = os.path.exists(pandas.__cached__)  # noqa: PTH110
         self.next(self.tool)
 
     @sandbox(packages={"numpy": "2.1.3", "black": "24.10.0"})
