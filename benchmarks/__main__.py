@@ -13,6 +13,7 @@ from pathlib import Path
 from .artifacts import artifacts
 from .flow_runs import foreach, linear
 from .images import FLOOR, steps_in_images
+from .packages import second_run
 from .report import Row, as_table
 from .start import true_in_a_sandbox
 from .waiting import waiting_tasks
@@ -23,6 +24,7 @@ CASES: Mapping[str, Callable[[Path, int], list[Row]]] = {
     "true": true_in_a_sandbox,
     "waiting": waiting_tasks,
     "artifacts": artifacts,
+    "packages": second_run,
     "images": steps_in_images,
 }
 

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from metaflow_extensions.sandbox.packages.cache import PackageCache
 from metaflow_extensions.sandbox.packages.uv import find_uv
 
 from .both_ways import Recorded, record
-from .boxlite import boxlite_server
-from .harness import FlowRun, place_flow, run_flow
-
-INSTALLS = "packages ("  # in the line that says that an environment is made
+from .harness import FlowRun
+from .packages import BACKENDS, INSTALLS, Place, backend_place
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,46 +30,11 @@ def reachable() -> None:
         pytest.skip(f"the package index can't be reached: {error}")
 
 
-@dataclass(frozen=True)
-class Place:
-    """A directory, and settings that choose a backend and a cache there."""
-
-    directory: Path
-    settings: Mapping[str, str]
-
-    def run(self, *arguments: str, flow: str = "packages_flow.py", **env: str) -> FlowRun:
-        """Run a flow here."""
-        script = place_flow(flow, self.directory / "flow")
-        return run_flow(script, *arguments, env={**self.settings, **env}, check="FAIL_AT_END" not in env)
-
-    @property
-    def cache(self) -> PackageCache:
-        return PackageCache(Path(self.settings["METAFLOW_SANDBOX_CACHE"]))
-
-
-@pytest.fixture(scope="module", params=["bubblewrap", "podman", "boxlite"])
+@pytest.fixture(scope="module", params=BACKENDS)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """One for each way into a sandbox: beside the launcher's Python, mounted beside an image's, sent."""
-    directory = tmp_path_factory.mktemp(request.param)
-    settings = {"METAFLOW_SANDBOX_BACKEND": request.param, "METAFLOW_SANDBOX_CACHE": str(directory / "cache")}
-    with contextlib.ExitStack() as stack:
-        if request.param == "podman":
-            service = request.getfixturevalue("podman")
-            settings |= {"METAFLOW_SANDBOX_IMAGE": service.IMAGE, "CONTAINER_HOST": service.url}
-        if request.param == "boxlite":
-            settings |= stack.enter_context(boxlite_server()).settings
-        if request.param != "bubblewrap":
-            settings["METAFLOW_SANDBOX_PYTHON"] = "3.11"  # Debian's
-            settings["METAFLOW_SANDBOX_UPLOADS"] = json.dumps([*libraries()])
-            settings["METAFLOW_SANDBOX_ENV"] = json.dumps({"LD_LIBRARY_PATH": "/opt/libraries"})
-        yield Place(directory, settings)
-
-
-def libraries() -> Iterator[dict[str, str]]:
-    """What pandas needs of a system, and the small image has not: this machine's, as files to upload."""
-    for name in ("libstdc++.so.6", "libgcc_s.so.1"):
-        for found in Path("/usr/lib").glob(f"*-linux-gnu/{name}"):
-            yield {"local": str(found), "remote": f"/opt/libraries/{name}"}
+    """One for each way into a sandbox."""
+    with backend_place(request, tmp_path_factory.mktemp(request.param)) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

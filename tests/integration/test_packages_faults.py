@@ -17,11 +17,11 @@ from metaflow_extensions.sandbox.packages.cache import PackageCache
 from ..unit.packages.parts import Index, index, wheel
 from .harness import FlowRun, place_flow, run_flow
 from .live import LiveFlow, live_directory
+from .packages import INSTALLS
 
 PURE = "demo-1.0-py3-none-any.whl"
 FOREIGN = "foreign-1.0-cp311-cp311-manylinux_2_17_aarch64.whl"
 LARGE = "large-1.0-py3-none-any.whl"
-INSTALLS = "packages ("  # in the line that says that an environment is made
 
 
 @pytest.fixture

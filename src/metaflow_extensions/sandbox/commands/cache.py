@@ -78,7 +78,7 @@ def remove(cache: PackageCache, names: Sequence[str]) -> int:
 
 
 def prune(cache: PackageCache, size: float | None = None, older: float | None = None) -> list[Entry]:
-    """Remove what is not in use until ``size`` MiB are left, or what was used ``older`` days ago; what went."""
+    """Remove what is not in use until ``size`` MiB are left, or what is ``older``, in days; what went."""
     if older is None:
         return cache.shrink(int((size or 0) * MIB))
     cache.tidy()

@@ -29,6 +29,9 @@ SANDBOX_UPLOADS = from_conf("SANDBOX_UPLOADS")
 
 # What packages are resolved for, when it is not the platform of the backend's sandboxes: "linux-aarch64".
 SANDBOX_TARGET_PLATFORM = from_conf("SANDBOX_TARGET_PLATFORM")
+# micromamba for @conda and @pypi: a binary for that platform, and 0 for the one of the image.
+SANDBOX_MICROMAMBA_PATH = from_conf("SANDBOX_MICROMAMBA_PATH")
+SANDBOX_STAGE_MICROMAMBA = from_conf("SANDBOX_STAGE_MICROMAMBA")
 # Where environments of packages are kept, by default in the user's cache, and how many MiB of them.
 SANDBOX_CACHE = from_conf("SANDBOX_CACHE")
 SANDBOX_CACHE_SIZE = from_conf("SANDBOX_CACHE_SIZE", "20480")

@@ -32,6 +32,8 @@ def main(arguments: List[str]) -> int:
     first = os.environ.pop(PATH_VARIABLE, None)
     if first:
         os.environ["PATH"] = first + os.pathsep + os.environ.get("PATH", os.defpath)
+        # @conda looks for one, and would make it with a line in the task's log.
+        os.makedirs(".metaflow", exist_ok=True)
     if code:
         copy_code(code[0], os.getcwd())
     waker, wakened = os.pipe()

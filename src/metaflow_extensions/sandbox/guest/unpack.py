@@ -40,11 +40,11 @@ def main(words: List[str]) -> int:
     # Metaflow's own default, in /tmp, is every user's where /tmp is the launcher's.
     os.environ.setdefault("METAFLOW_CLIENT_CACHE_PATH", os.path.join(place, "client"))
     for name, value in os.environ.items():
-        os.environ[name] = value.replace(MOUNTED_AT + "/relay", relay).replace(MOUNTED_AT, place)
+        os.environ[name] = value.replace(MOUNTED_AT + "/relay", relay).replace(MOUNTED_AT + "/", place + "/")
     sys.path.insert(0, place)
     from guest import stdio
 
-    code: int = stdio.main([word.replace(MOUNTED_AT, place) for word in words], relay)
+    code: int = stdio.main([word.replace(MOUNTED_AT + "/", place + "/") for word in words], relay)
     return code
 
 

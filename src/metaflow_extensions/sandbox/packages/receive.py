@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
 import tarfile
 from pathlib import Path
@@ -14,11 +15,12 @@ MAX_FILES = 1_000_000
 INTERPRETERS = ("bin/python",)  # what the names of the only links begin with
 
 
-def receive(stream: BinaryIO, target: Path, limit: int) -> None:
+def receive(stream: BinaryIO, target: Path, limit: int, *, links: bool = False) -> None:
     """Write the files below ``target``, an empty directory; at most ``limit`` bytes of them.
 
-    Raises PackagesFailed for a path that leads out, a link or a special file, tarfile.TarError for a
-    stream that ends early, and OSError.
+    With ``links`` there may be some that lead to another place below it. Raises PackagesFailed for a path
+    that leads out, any other link or a special file, tarfile.TarError for a stream that ends early, or
+    OSError.
     """
     count = size = 0
     with tarfile.open(fileobj=stream, mode="r|") as archive:
@@ -31,7 +33,8 @@ def receive(stream: BinaryIO, target: Path, limit: int) -> None:
                 )
             place = _place(member.name, target)
             place.parent.mkdir(parents=True, exist_ok=True)
-            if member.issym() and member.name.startswith(INTERPRETERS):
+            inside = links and _stays(member.name, member.linkname)
+            if member.issym() and (inside or (member.name.startswith(INTERPRETERS) and not links)):
                 place.symlink_to(member.linkname)
                 continue
             content = archive.extractfile(member) if member.isreg() else None
@@ -44,6 +47,12 @@ def receive(stream: BinaryIO, target: Path, limit: int) -> None:
                 os.fchmod(number, 0o755 if member.mode & 0o100 else 0o644)
     for folder in (path for path in target.rglob("*") if path.is_dir() and not path.is_symlink()):
         folder.chmod(0o755)
+
+
+def _stays(name: str, link: str) -> bool:
+    """Whether a link of that name leads to a place below the directory."""
+    end = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
+    return bool(link) and not link.startswith("/") and not end.startswith("..") and "\0" not in link
 
 
 def _place(name: str, target: Path) -> Path:

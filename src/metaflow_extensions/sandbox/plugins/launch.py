@@ -24,9 +24,9 @@ from ..packages.cache import PackageCache, default_directory
 from ..relay.policy import TaskIdentity
 from ..relay.services import SecretSource
 from ..supervisor.protocol import Packages, RunSettings, TaskSettings
-from .attributes import asks_for_packages
 from .code_package import copy_code
 from .libraries import libraries
+from .made_environment import MadeEnvironment, own_packages
 from .mounts import as_mounts, check_mounts, parse_uploads
 from .step_environment import card_root, step_environment
 from .supervisor_link import SupervisorLink
@@ -81,7 +81,9 @@ class RunLaunch:
         max_code = number("MAX_CODE") << 20
         self._link = SupervisorLink(self._run_settings, lambda target: copy_code(package, target, max_code))
 
-    def prepare(self, step: str, attributes: Mapping[str, Any], asked_by_name: Iterable[str]) -> StepOptions:
+    def prepare(
+        self, step: str, attributes: Mapping[str, Any], asked_by_name: Iterable[str], made: MadeEnvironment
+    ) -> StepOptions:
         """Raise SandboxError unless the step's backend can run here and honour its options.
 
         Limits that only @resources asks for are requests, as everywhere in Metaflow: where the
@@ -124,24 +126,16 @@ class RunLaunch:
             [self._cache.directory],
         )
         chosen = StepOptions(name, spec, attributes["env"] or {}, attributes["executable"])
-        return self._with_packages(chosen, attributes, backend) if asks_for_packages(attributes) else chosen
-
-    def _with_packages(
-        self, options: StepOptions, attributes: Mapping[str, Any], backend: Backend
-    ) -> StepOptions:
-        # Most steps have none, and what resolves them takes as long to import as all else here.
-        from .packages import prepare
-
-        prepared = prepare(
+        own = own_packages(
             attributes,
-            options.spec,
+            spec,
             backend.features,
             getattr(backend, "default_image", None),
             self._flow_directory,
-            setting("TARGET_PLATFORM"),
+            made,
             self._cache,
         )
-        return replace(options, spec=prepared.spec, packages=prepared.packages)
+        return replace(chosen, spec=own.spec, packages=own.packages) if own else chosen
 
     def hijack(
         self, cli_args: Any, step: str, options: StepOptions, decorators: Iterable[Any], timeout: float | None

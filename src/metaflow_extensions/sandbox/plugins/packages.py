@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,11 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from metaflow import extension_support
+
 from ..backends.interface import Feature, PythonEnvironment, SandboxSpec
 from ..backends.python_env import Interpreter, discover
 from ..errors import PackagesFailed, UnsupportedOption
 from ..packages.cache import PackageCache
-from ..packages.platforms import of_sandboxes, own_python
+from ..packages.platforms import own_python
 from ..packages.resolve import Request, resolve
 from ..packages.uv import ask
 from ..supervisor.protocol import Packages
@@ -44,11 +47,13 @@ def prepare(
     features: frozenset[Feature],
     default_image: str | None,
     flow: Path,
-    platform: str | None,
+    platform: str,
     cache: PackageCache,
+    text: str,
 ) -> Prepared:
-    """The step's lock, and its sandbox with the interpreter for it. ``flow`` is the flow's directory.
+    """The step's lock, and its sandbox with the interpreter for it.
 
+    ``flow`` is the flow's directory, ``text`` a requirements file's content besides packages=.
     Raises PackagesFailed for what can't be resolved, UnsupportedOption for what can't be meant.
     """
     hosted = Feature.HOST_PYTHON in features
@@ -64,13 +69,30 @@ def prepare(
         interpreter = f"{attributes['executable'] or 'python3'} of {spec.image or default_image}"
     request = Request(
         [f"{name}{version}" for name, version in (attributes["packages"] or {}).items()],
-        _requirements(attributes["requirements"], flow),
+        text,
         minor(wanted),
-        of_sandboxes(platform, hosted=hosted),
+        platform,
         flow,
     )
     lock = resolve(request, cache)
-    return Prepared(spec, Packages(lock, lock.key(interpreter)))
+    # Metaflow comes along as it is for every step; a second one would stand in its way.
+    lock = replace(lock, wheels=tuple(wheel for wheel in lock.wheels if wheel.name not in metaflows_own()))
+    return Prepared(spec, Packages(lock.key(interpreter), lock))
+
+
+def with_conda(
+    attributes: Mapping[str, Any], spec: SandboxSpec, features: frozenset[Feature], packages: Packages
+) -> Prepared:
+    """The sandbox of a step with an environment of conda's: what starts it is another Python."""
+    if Feature.HOST_PYTHON in features:
+        spec = replace(spec, python=_interpreter(own_python(), attributes["executable"])[0])
+    return Prepared(spec, packages)
+
+
+def metaflows_own() -> list[str]:
+    """Names of Metaflow and its extensions, as indexes have them."""
+    names = {"metaflow", "metaflow-sandbox", *getattr(extension_support, "_all_packages", {})}
+    return sorted(re.sub(r"[-_.]+", "-", name).lower() for name in names)
 
 
 def minor(version: str) -> str:
@@ -78,7 +100,8 @@ def minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def _requirements(named: str | None, flow: Path) -> str:
+def requirements(named: str | None, flow: Path) -> str:
+    """The content of a requirements file; "" without one. Raises UnsupportedOption when it can't be read."""
     if named is None:
         return ""
     path = flow / Path(named).expanduser()

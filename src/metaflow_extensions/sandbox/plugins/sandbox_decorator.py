@@ -86,6 +86,8 @@ class SandboxDecorator(StepDecorator):
     """
 
     name = "sandbox"
+    # Metaflow resolves @conda and @pypi for the ``target_platform`` of decorators that say so.
+    supports_conda_environment = True
     defaults: ClassVar[dict[str, Any]] = dict.fromkeys(ATTRIBUTES)
     backend_name: ClassVar[str | None] = None
 
@@ -120,6 +122,13 @@ class SandboxDecorator(StepDecorator):
         """Return the name alone: the options stay with the launcher, out of every task's command line."""
         return self.name
 
+    @property
+    def target_platform(self) -> str:
+        """Conda's name of the platform inside."""
+        from .conda_steps import target_platform
+
+        return target_platform(metaflow_config.SANDBOX_TARGET_PLATFORM, self.attributes["backend"])
+
     def step_init(
         self,
         flow: Any,
@@ -134,6 +143,7 @@ class SandboxDecorator(StepDecorator):
         self._step = step
         self._decorators = decos
         self._flow_datastore = flow_datastore
+        self._environment = environment
         self._active = self._is_the_one(step, decos)
         for other in decos:
             if other.name in ("batch", "kubernetes") and self._active:
@@ -168,12 +178,15 @@ class SandboxDecorator(StepDecorator):
             return
         # Only the scheduler needs it: every other process of Metaflow imports this module, too.
         from .launch import RunLaunch
+        from .made_environment import MadeEnvironment
 
         try:
             self._launch = RunLaunch.of_run(
                 flow, package, run_id, self._flow_datastore, self.attributes["backend"]
             )
-            self._options = self._launch.prepare(self._step, self.attributes, self._asked_by_name)
+            step = getattr(flow, self._step)
+            made = MadeEnvironment(self._environment, step, self.target_platform, self._decorators)
+            self._options = self._launch.prepare(self._step, self.attributes, self._asked_by_name, made)
         except SandboxError as error:
             self.runtime_finished(error)
             raise SandboxException(f"Step *{self._step}*: {error}") from error

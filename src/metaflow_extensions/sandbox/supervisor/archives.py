@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..guest.unpack import SIZE
-from .inside import BOOTSTRAP, CODE, ENVIRONMENT, LIBRARIES
+from .inside import BOOTSTRAP, CODE, INSIDE, LIBRARIES
 
 if TYPE_CHECKING:
     from tarfile import TarInfo
@@ -57,12 +57,19 @@ def task_archive(files: Mapping[str, Path], directory: Path) -> Path:
     return path
 
 
-def pack_environment(environment: Path, target: Path) -> None:
-    """Write a compressed archive of a step's packages."""
+def pack(environment: Path, target: Path, place: PurePosixPath) -> None:
+    """Write a compressed archive of a step's packages, which are at ``place`` inside."""
     import tarfile
 
+    name = str(place.relative_to(INSIDE)) if INSIDE in place.parents else str(place)
     with tarfile.open(target, "w:gz", compresslevel=1) as archive:
-        archive.add(environment, ENVIRONMENT, filter=_anonymous)
+
+        def named(member: TarInfo) -> TarInfo:
+            # An absolute path, which archives have no leading slash of unless it is put there.
+            member.name = name + member.name[1:]
+            return _anonymous(member)
+
+        archive.add(environment, "e", filter=named)
 
 
 def framed(*archives: Path) -> Iterator[bytes]:

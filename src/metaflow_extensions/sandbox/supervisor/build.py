@@ -6,12 +6,14 @@ import contextlib
 import io
 import tarfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 from ..backends.interface import Backend, Command, Feature, Process, SandboxSpec, Stream
 from ..errors import PackagesFailed, SandboxError, StartFailed
+from ..guest import conda as guest_conda
 from ..guest import install
 from ..packages.cache import PackageCache
 from ..packages.fetch import fetch
@@ -21,6 +23,9 @@ from .environments import Workshop
 from .inside import ENVIRONMENT, INSIDE, interpreter
 from .protocol import TaskSettings
 
+UNPACKED = 20  # how many times as large as its packages an environment can be, on its way
+ROOM = 1  # GiB besides, at least
+GIB = 1024  # MiB
 LIFETIME = 3600.0  # seconds that a sandbox may take to unpack packages
 MAX_COMPLAINT = 4096  # bytes
 
@@ -33,19 +38,31 @@ def build(
     Raises PackagesFailed, StartFailed when it was cancelled or killed, and what opening a sandbox raises.
     """
     assert task.packages is not None
-    lock = task.packages.lock
-    wheels = fetch(lock.wheels, cache)
-    size = sum(path.stat().st_size for path in wheels) >> 20
-    workshop.say(f"installing {len(wheels)} packages ({size} MiB) for Python {lock.python}, once")
-    program = Path(install.__file__).read_text()
-    words = [interpreter(task, argv), "-I", "-S", "-c", program, lock.python, str(INSIDE / ENVIRONMENT)]
-    with workshop.sandbox(_spec(task.spec, workshop.backend)) as sandbox:
+    lock, conda = task.packages.lock, task.packages.conda
+    files: dict[str, Path]
+    program: ModuleType
+    if lock:
+        files = {path.name: path for path in fetch(lock.wheels, cache)}
+        program, words = install, [lock.python, str(INSIDE / ENVIRONMENT)]
+    else:
+        assert conda is not None
+        files = {name: Path(path) for name, path in conda.files.items()}
+        files["program/install.py"] = Path(install.__file__)
+        if conda.micromamba:
+            files["program/micromamba"] = Path(conda.micromamba)
+        program, words = guest_conda, [conda.id, conda.platform]
+    facts = task.packages.facts
+    size = sum(path.stat().st_size for path in files.values()) >> 20
+    workshop.say(f"installing {len(facts['packages'])} packages ({size} MiB), Python {facts['python']}, once")
+    python = interpreter(task, argv)
+    command = [python, "-I", "-S", "-c", Path(str(program.__file__)).read_text(), *words]
+    with workshop.sandbox(_spec(task.spec, workshop.backend, size if conda else 0)) as sandbox:
         try:
-            process = sandbox.start(Command(words, stdin=True))
+            process = sandbox.start(Command(command, stdin=True))
             workshop.running(process)
             if workshop.cancelled():
                 process.kill()
-            code, complaint = receive_environment(process, wheels, draft, limit)
+            code, complaint = receive_environment(process, files, draft, limit, links=conda is not None)
         finally:
             sandbox.close()
     if workshop.cancelled():
@@ -58,16 +75,21 @@ def build(
     if code > 128:
         raise StartFailed(f"what installs the packages was ended by signal {code - 128}: {complaint}")
     if code:
-        raise PackagesFailed(f"the packages can't be installed with {words[0]} ({code}): {complaint}")
+        raise PackagesFailed(f"the packages can't be installed with {python} ({code}): {complaint}")
 
 
-def _spec(spec: SandboxSpec, backend: Backend) -> SandboxSpec:
-    """A sandbox like the step's, without what the step may see, reach and use up."""
+def _spec(spec: SandboxSpec, backend: Backend, size: int) -> SandboxSpec:
+    """A sandbox like the step's, without what the step may see, reach and use up.
+
+    ``size`` is of the packages that are unpacked on its disk, in MiB.
+    """
+    # Some disks are whole GiB.
+    disk = (UNPACKED * size // GIB + ROOM) * GIB if size and Feature.DISK_LIMIT in backend.features else None
     return replace(
         spec,
         cpu=None,
         memory=None,
-        disk=None,
+        disk=disk,
         gpu=None,
         mounts=(),
         network="none" if Feature.NETWORK_OFF in backend.features else spec.network,
@@ -78,15 +100,15 @@ def _spec(spec: SandboxSpec, backend: Backend) -> SandboxSpec:
 
 
 def receive_environment(
-    process: Process, wheels: Iterable[Path], target: Path, limit: int
+    process: Process, files: Mapping[str, Path], target: Path, limit: int, *, links: bool = False
 ) -> tuple[int, str]:
-    """Send the wheels, write what comes back below ``target``: (exit code, what it says on stderr)."""
-    feeder = threading.Thread(target=_feed, args=(process, wheels), daemon=True)
+    """Send the files by their names, write what comes back below ``target``: (exit code, complaint)."""
+    feeder = threading.Thread(target=_feed, args=(process, files), daemon=True)
     feeder.start()
     output = _Output(process)
     early: tarfile.TarError | None = None
     try:
-        receive(io.BufferedReader(output, CHUNK), target, limit)
+        receive(io.BufferedReader(output, CHUNK), target, limit, links=links)
     except tarfile.TarError as error:
         early = error
     except BaseException:
@@ -103,11 +125,11 @@ def receive_environment(
     return code, complaint
 
 
-def _feed(process: Process, wheels: Iterable[Path]) -> None:
+def _feed(process: Process, files: Mapping[str, Path]) -> None:
     # Whoever ends early says why with an exit code.
     with contextlib.suppress(BrokenPipeError, SandboxError):
-        for path in wheels:
-            name = path.name.encode()
+        for text, path in files.items():
+            name = text.encode()
             process.send(install.HEAD.pack(len(name), path.stat().st_size) + name)
             with path.open("rb") as source:
                 while chunk := source.read(CHUNK):

@@ -6,12 +6,14 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..backends.interface import Backend, Process, Sandbox, SandboxSpec
 from ..errors import PackagesFailed
+from ..guest.conda import PREFIX
 from ..packages.cache import PackageCache
-from .archives import pack_environment
+from .archives import pack
+from .inside import ENVIRONMENT, INSIDE
 from .protocol import TaskSettings
 
 
@@ -23,9 +25,15 @@ class Environment:
     key: str
     cache: PackageCache
 
+    @property
+    def place(self) -> PurePosixPath:
+        """Where it is inside: a conda environment can be in the one place only that it was made for."""
+        prefix = self.directory / PREFIX
+        return PurePosixPath(prefix.read_text()) if prefix.exists() else INSIDE / ENVIRONMENT
+
     def archive(self) -> Path:
-        """The same as a compressed archive."""
-        return self.cache.archive(self.key, pack_environment)
+        """The same as a compressed archive, which is unpacked where the guest keeps what it is sent."""
+        return self.cache.archive(self.key, lambda source, target: pack(source, target, self.place))
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,6 @@ class Environments:
         if packages is None:
             yield None
             return
-        facts = {"python": packages.lock.python, "packages": packages.lock.names}
 
         def make(draft: Path) -> None:
             if packages.key in self._failures:
@@ -72,5 +79,5 @@ class Environments:
                 self._failures[packages.key] = error
                 raise
 
-        with self._cache.environment(packages.key, facts, make, workshop.cancelled) as directory:
+        with self._cache.environment(packages.key, packages.facts, make, workshop.cancelled) as directory:
             yield Environment(directory, packages.key, self._cache)

@@ -40,21 +40,24 @@ def bootstrap(task: TaskSettings) -> str:
     return str(INSIDE / LIBRARIES / "metaflow_extensions/sandbox/guest" / BOOTSTRAP.name)
 
 
-def step_words(run: RunSettings, task: TaskSettings, argv: Sequence[str]) -> list[str]:
-    """The step's command line with paths as they are inside."""
+def step_words(
+    run: RunSettings, task: TaskSettings, argv: Sequence[str], packages: PurePosixPath | None = None
+) -> list[str]:
+    """The step's command line with paths as they are inside, where ``packages`` is the step's environment."""
     words = [Path(word).name if word == run.script else word for word in argv]
     for option, name in FILES.items():
         if option in words:
             words[words.index(option) + 1] = str(INSIDE / name)
-    python = str(INSIDE / ENVIRONMENT / "bin" / PYTHON) if task.packages else interpreter(task, argv)
+    python = str(packages / "bin" / PYTHON) if packages else interpreter(task, argv)
     return [python, *words[1:]]
 
 
-def step_variables(task: TaskSettings) -> Mapping[str, str]:
-    """The step's whole environment."""
+def step_variables(task: TaskSettings, packages: PurePosixPath | None = None) -> Mapping[str, str]:
+    """The step's whole environment; ``packages`` as above."""
     variables = {**task.env, ADDRESS_VARIABLE: f"unix:{INSIDE / RELAY}"}
-    if task.packages:
-        variables[PATH_VARIABLE] = str(INSIDE / ENVIRONMENT / "bin")
+    if packages:
+        variables[PATH_VARIABLE] = str(packages / "bin")
+        variables["PYTHONNOUSERSITE"] = "1"
     if not task.hosted:
         given = variables.get("PYTHONPATH")
         variables["PYTHONPATH"] = ":".join([str(INSIDE / LIBRARIES), *([given] if given else [])])

@@ -63,11 +63,43 @@ class Upload:
 
 
 @dataclass(frozen=True)
+class CondaFiles:
+    """What Metaflow has resolved and fetched for one of its environments, by the name of each file inside.
+
+    ``names`` are its packages, ``files`` map conda/CHANNEL/FILE and pypi/FILE to where they are.
+    """
+
+    id: str
+    platform: str
+    names: list[str]
+    files: dict[str, str]
+    micromamba: str | None = None
+
+
+@dataclass(frozen=True)
 class Packages:
     """What a step runs with instead of the launcher's environment, and its name in the cache."""
 
-    lock: Lock
     key: str
+    lock: Lock | None = None
+    conda: CondaFiles | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the cache says of it."""
+        if self.conda:
+            return {"python": "of conda", "packages": self.conda.names}
+        assert self.lock is not None
+        return {"python": self.lock.python, "packages": self.lock.names}
+
+    @property
+    def recorded(self) -> str:
+        """What the task's metadata says of it."""
+        if self.conda:
+            content = {"id": self.conda.id, "platform": self.conda.platform, "packages": self.conda.names}
+            return json.dumps(content)
+        assert self.lock is not None
+        return self.lock.recorded()
 
 
 @dataclass(frozen=True)
@@ -130,7 +162,10 @@ def _task(fields: dict[str, Any]) -> TaskSettings:
     ]
     if fields["packages"] is not None:
         packages = fields["packages"]
-        fields["packages"] = Packages(Lock.from_json(packages["lock"]), packages["key"])
+        lock, conda = packages["lock"], packages["conda"]
+        fields["packages"] = Packages(
+            packages["key"], lock and Lock.from_json(lock), conda and CondaFiles(**conda)
+        )
     spec = fields["spec"]
     spec["mounts"] = [
         Mount(Path(mount["source"]), PurePosixPath(mount["target"]), mount["read_only"])

@@ -69,7 +69,7 @@ def packages_of(task: TaskSettings) -> Values:
     """The fields of a step that has packages of its own: the environment's name, and what it is made of."""
     if task.packages is None:
         return {}
-    return {"sandbox-environment": task.packages.key, "sandbox-lock": task.packages.lock.recorded()}
+    return {"sandbox-environment": task.packages.key, "sandbox-lock": task.packages.recorded}
 
 
 def network_label(spec: SandboxSpec) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from ..backends.interface import Command, Feature, Mount, Output, Process, SandboxSpec, Stream
@@ -18,7 +18,6 @@ from .archives import Archives, framed, task_archive
 from .environments import Environment
 from .inside import (
     CODE,
-    ENVIRONMENT,
     INSIDE,
     LIBRARIES,
     RELAY,
@@ -47,6 +46,11 @@ class Surroundings:
     code: Callable[[], Path]
     archives: Archives
     environment: Environment | None = None
+
+    @property
+    def packages(self) -> PurePosixPath | None:
+        """Where the step's packages are inside."""
+        return self.environment.place if self.environment else None
 
 
 class Transport(Protocol):
@@ -83,7 +87,7 @@ class Mounts:
         mounts = [*here.task.spec.mounts, Mount(here.code(), INSIDE / CODE)]
         mounts.append(Mount(here.directory / RELAY, INSIDE / RELAY, read_only=False))
         if here.environment:
-            mounts.append(Mount(here.environment.directory, INSIDE / ENVIRONMENT))
+            mounts.append(Mount(here.environment.directory, here.environment.place))
         if not here.task.hosted:
             mounts += [
                 Mount(Path(source), INSIDE / LIBRARIES / name) for name, source in here.run.libraries.items()
@@ -99,11 +103,11 @@ class Mounts:
     def command(self) -> Command:
         """The guest's bootstrap."""
         here = self._here
-        words = step_words(here.run, here.task, here.argv)
+        words = step_words(here.run, here.task, here.argv, here.packages)
         python = interpreter(here.task, here.argv)
         return Command(
             [python, "-I", "-S", bootstrap(here.task), str(INSIDE / CODE), "--", *words],
-            env=step_variables(here.task),
+            env=step_variables(here.task, here.packages),
         )
 
     def output(self, process: Process) -> Iterable[Output]:
@@ -129,11 +133,11 @@ class Pipes:
     def command(self) -> Command:
         """A program that unpacks what comes over stdin."""
         here = self._here
-        words = step_words(here.run, here.task, here.argv)
+        words = step_words(here.run, here.task, here.argv, here.packages)
         program = Path(unpack.__file__).read_text()
         return Command(
             [interpreter(here.task, here.argv), "-I", "-S", "-c", program, str(INSIDE / CODE), "--", *words],
-            env=step_variables(here.task),
+            env=step_variables(here.task, here.packages),
             stdin=True,
         )
 
