@@ -1,7 +1,7 @@
 """Metaflow's own environments in sandboxes: @conda and @pypi, offline inside and made once.
 
-No conda channel is asked: micromamba is a stand-in (see micromamba.py) with a channel of the tests. Metaflow's
-own code, its pip and the packages from PyPI are real.
+No conda channel is asked: micromamba is a stand-in (see micromamba.py) with a channel of the tests.
+Metaflow's own code, its pip and the packages from PyPI are real.
 """
 
 from __future__ import annotations

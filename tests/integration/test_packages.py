@@ -141,3 +141,29 @@ def test_requirements_file(tmp_path: Path) -> None:
     recorded = record(place.run("run", "--with", "sandbox", flow="small_flow.py", **env), "SmallFlow")
     (lock,) = {task["metadata"]["sandbox-lock"] for task in recorded.tasks.values()}
     assert {name: version for name, (version, _) in json.loads(lock)["packages"].items()} == {"six": "1.17.0"}
+
+
+PROJECT = """
+[project]
+name = "of-the-tests"
+version = "1.0"
+requires-python = ">=3.10"
+dependencies = ["six==1.17.0", "metaflow>=2"]
+"""
+
+
+def test_project_of_uv(place: Place) -> None:
+    """Guards --environment=uv: an image gets what uv.lock says; beside the launcher's Python it is there."""
+    flow = place.directory / "flow"
+    flow.mkdir(exist_ok=True)
+    (flow / "pyproject.toml").write_text(PROJECT)
+    subprocess.run([find_uv(), "lock", "--quiet"], cwd=flow, check=True)
+    try:
+        done = place.run("--environment=uv", "run", "--with", "sandbox", flow="small_flow.py")
+    finally:
+        for name in ("pyproject.toml", "uv.lock"):
+            (flow / name).unlink()
+    recorded = record(done, "SmallFlow")
+    locks = {task["metadata"].get("sandbox-lock", "") for task in recorded.tasks.values()}
+    hosted = place.settings["METAFLOW_SANDBOX_BACKEND"] == "bubblewrap"
+    assert all(('"six"' in lock) != hosted and '"metaflow"' not in lock for lock in locks)

@@ -76,12 +76,7 @@ def conda_packages(
         kept = environment.solvers[kind].metadata(id_, packages, python, target)
         for package in packages:
             url = package["url"]
-            path = kept.get(url)
-            if not path or not Path(path).is_file():
-                raise PackagesFailed(
-                    f"Metaflow has no file of {_public(url)} any more, in micromamba's or pip's cache: "
-                    f"remove {environment.get_environment_manifest_path()} and that environment"
-                )
+            path = kept.get(url) or ""
             files[_name(kind, url, path)] = path
             urls.append(url)
     micromamba = None
@@ -118,7 +113,7 @@ def uv_requirements(directory: Path, left_out: Sequence[str]) -> str:
 
 def _name(kind: str, url: str, path: str) -> str:
     """The file's name inside: a conda package keeps the folder of its platform, as in a channel."""
-    file = unquote(Path(path).name)
+    file = Path(path).name or unquote(urlsplit(url).path.rpartition("/")[2])
     return f"conda/{urlsplit(url).path.split('/')[-2]}/{file}" if kind == "conda" else f"pypi/{file}"
 
 
@@ -127,9 +122,3 @@ def _package(name: str) -> str:
     for suffix in (".tar.bz2", ".conda", ".whl"):
         file = file.removesuffix(suffix)
     return file
-
-
-def _public(url: str) -> str:
-    """An address without a name and password."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

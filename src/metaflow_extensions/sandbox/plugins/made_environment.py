@@ -64,8 +64,8 @@ def own_packages(
             cache,
         )
         return packages.with_conda(attributes, spec, features, found)
-    if kind == "uv" and Feature.HOST_PYTHON not in features and not asks_for_packages(attributes):
-        attributes = {**attributes, "requirements": None}
+    names_some = attributes["packages"] is not None or attributes["requirements"] is not None
+    if kind == "uv" and Feature.HOST_PYTHON not in features and not names_some:
         text = conda_steps.uv_requirements(flow, packages.metaflows_own())
         return packages.prepare(attributes, spec, features, default_image, flow, made.platform, cache, text)
     if not asks_for_packages(attributes):

@@ -47,6 +47,12 @@ def build(
     else:
         assert conda is not None
         files = {name: Path(path) for name, path in conda.files.items()}
+        missing = [name for name, path in conda.files.items() if not path or not Path(path).is_file()]
+        if missing:
+            raise PackagesFailed(
+                f"Metaflow has not kept {', '.join(missing)} in the caches of micromamba and pip: remove the "
+                f"environment {conda.id} from micromamba's, and Metaflow fetches it again"
+            )
         files["program/install.py"] = Path(install.__file__)
         if conda.micromamba:
             files["program/micromamba"] = Path(conda.micromamba)
