@@ -61,7 +61,7 @@ class Server:
             self._code_directory,
             Archives(Path(settings.directory), settings.libraries),
             self._governor,
-            Environments(PackageCache(Path(settings.cache)), settings.cache_size << 20),
+            Environments(PackageCache(Path(settings.cache)), (settings.cache_size << 20) or sys.maxsize),
         )
 
     def serve(self, word: int) -> None:
