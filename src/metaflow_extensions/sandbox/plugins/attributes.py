@@ -13,6 +13,8 @@ HOST_NAME = re.compile(r"[A-Za-z0-9*]([A-Za-z0-9.\-*]*[A-Za-z0-9])?(:\d+)?")
 PACKAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(\[[A-Za-z0-9._, -]+\])?")
 VERSION = re.compile(r"[A-Za-z0-9.*+!=<>~, -]+")
 PYTHON = re.compile(r"3\.\d{1,2}(\.\d{1,2})?")
+# A secret for every host there is would be none.
+SECRET_HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.\-]*[A-Za-z0-9])?")
 NETWORKS = ("none", "host", "public")
 ISOLATIONS = ("process", "container", "vm")
 DATASTORE_ACCESS = ("relay", "direct")
@@ -32,6 +34,7 @@ ATTRIBUTES = (
     "packages",
     "requirements",
     "python",
+    "secrets",
     "network",
     "isolation",
     "executable",
@@ -183,6 +186,25 @@ def python_version(value: Any) -> str:
     return value.strip()
 
 
+def secrets(value: Any) -> dict[str, tuple[str, ...]]:
+    """Names of the launcher's environment variables, each with the hosts that its value may be sent to."""
+    hosts_of = mapping(value)
+    for name, hosts in hosts_of.items():
+        if not ENV_NAME.fullmatch(name):
+            raise InvalidAttribute(f"names the variable {name!r}: letters, digits and _ only")
+        listed = [hosts] if isinstance(hosts, str) else hosts
+        if (
+            not isinstance(listed, (list, tuple))
+            or not listed
+            or not all(isinstance(host, str) and SECRET_HOST.fullmatch(host) for host in listed)
+        ):
+            raise InvalidAttribute(
+                f"gives {name} something else than names of hosts: api.example.org, *.example.org"
+            )
+        hosts_of[name] = tuple(listed)
+    return hosts_of
+
+
 def network(value: Any) -> str | tuple[str, ...]:
     """One of the networks' names, or host names that may be reached."""
     if isinstance(value, str):
@@ -211,6 +233,7 @@ PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "packages": packages,
     "requirements": text,
     "python": python_version,
+    "secrets": secrets,
     "network": network,
     "isolation": one_of(*ISOLATIONS),
     "executable": text,

@@ -73,6 +73,9 @@ class SandboxDecorator(StepDecorator):
         A requirements file, beside or instead of `packages`.
     python : str, optional, default None
         Version of Python for them, such as `"3.12"`; the launcher's own when unset.
+    secrets : Dict[str, Union[str, List[str]]], optional, default None
+        Environment variables of the launcher that the step may use and not see, each with the hosts that
+        its value may be sent to. Inside they hold placeholders, which become the values on their way out.
     network : Union[str, List[str]], optional, default None
         `none` (the default), `host`, `public`, or host names that may be reached.
     isolation : str, optional, default None

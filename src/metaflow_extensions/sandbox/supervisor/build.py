@@ -98,6 +98,7 @@ def _spec(spec: SandboxSpec, backend: Backend, size: int) -> SandboxSpec:
         disk=disk,
         gpu=None,
         mounts=(),
+        secrets=(),
         network="none" if Feature.NETWORK_OFF in backend.features else spec.network,
         lifetime=LIFETIME,
         # An engine's network goes with network="host" only.
