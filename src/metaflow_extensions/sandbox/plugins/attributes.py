@@ -168,7 +168,7 @@ def packages(value: Any) -> dict[str, str]:
         if not PACKAGE.fullmatch(name) or not isinstance(version, (str, type(None))):
             raise InvalidAttribute(f'names {name!r}: {version!r}; packages are {{"pandas": "2.2.3"}}')
         if version and not VERSION.fullmatch(version):
-            raise InvalidAttribute(f'asks for {name} {version!r}; versions are "2.2.3", ">=2,<3" or ""')
+            raise InvalidAttribute(f'names {name} {version!r}; versions are "2.2.3", ">=2,<3" or ""')
     return {name: _specifier(version or "") for name, version in named.items()}
 
 
