@@ -12,12 +12,13 @@ import pytest
 
 from metaflow_extensions.sandbox.packages.cache import PackageCache
 
-from .boxlite import boxlite_server
 from .harness import FlowRun, place_flow, run_flow
+from .suites import SUITES
 
 INSTALLS = "packages ("  # in the line that says that an environment is made
-# Beside the launcher's own Python, mounted beside an image's, and sent.
+# Beside the launcher's own Python, mounted beside an image's, and sent to a stand-in for a service.
 BACKENDS = ("bubblewrap", "podman", "boxlite")
+SERVICES = ("daytona", "e2b")
 IMAGES_PYTHON = "3.11"  # Debian's
 
 
@@ -44,17 +45,16 @@ class Place:
 
 @contextlib.contextmanager
 def backend_place(
-    request: pytest.FixtureRequest, directory: Path, own: Mapping[str, str] | None = None
+    request: pytest.FixtureRequest, directory: Path, backend: str, own: Mapping[str, str] | None = None
 ) -> Iterator[Place]:
-    """The place for a backend, which is the request's parameter, with settings of one's own."""
-    settings = {"METAFLOW_SANDBOX_BACKEND": request.param, "METAFLOW_SANDBOX_CACHE": str(directory / "cache")}
+    """The place for a backend, with settings of one's own."""
+    settings = {"METAFLOW_SANDBOX_BACKEND": backend, "METAFLOW_SANDBOX_CACHE": str(directory / "cache")}
     with contextlib.ExitStack() as stack:
-        if request.param == "podman":
-            service = request.getfixturevalue("podman")
-            settings |= {"METAFLOW_SANDBOX_IMAGE": service.IMAGE, "CONTAINER_HOST": service.url}
-        if request.param == "boxlite":
-            settings |= stack.enter_context(boxlite_server()).settings
-        if request.param != "bubblewrap":
+        if backend != "bubblewrap":
+            suite = SUITES[backend]
+            image = suite.image()
+            settings |= stack.enter_context(suite.setting(directory, request))
+            settings |= {"METAFLOW_SANDBOX_IMAGE": image} if image else {}
             settings["METAFLOW_SANDBOX_UPLOADS"] = json.dumps([*libraries()])
             settings["METAFLOW_SANDBOX_ENV"] = json.dumps({"LD_LIBRARY_PATH": "/opt/libraries"})
             if own is None:

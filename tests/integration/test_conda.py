@@ -39,7 +39,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "CONDA_CHANNELS": str(channel(directory, VERSION, packages)),
         "MAMBA_ROOT_PREFIX": str(directory / "mamba"),
     }
-    with backend_place(request, directory, own) as found:
+    with backend_place(request, directory, request.param, own) as found:
         yield found
 
 

@@ -18,7 +18,7 @@ from metaflow_extensions.sandbox.packages.uv import find_uv
 
 from .both_ways import Recorded, record
 from .harness import FlowRun
-from .packages import BACKENDS, INSTALLS, Place, backend_place
+from .packages import BACKENDS, INSTALLS, SERVICES, Place, backend_place
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +33,7 @@ def reachable() -> None:
 @pytest.fixture(scope="module", params=BACKENDS)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """One for each way into a sandbox."""
-    with backend_place(request, tmp_path_factory.mktemp(request.param)) as found:
+    with backend_place(request, tmp_path_factory.mktemp(request.param), request.param) as found:
         yield found
 
 
@@ -167,3 +167,15 @@ def test_project_of_uv(place: Place) -> None:
     locks = {task["metadata"].get("sandbox-lock", "") for task in recorded.tasks.values()}
     hosted = place.settings["METAFLOW_SANDBOX_BACKEND"] == "bubblewrap"
     assert all(('"six"' in lock) != hosted and '"metaflow"' not in lock for lock in locks)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_services_are_sent_an_archive(request: pytest.FixtureRequest, tmp_path: Path, service: str) -> None:
+    """Guards backends of the cloud, on their stand-ins: one environment for the tasks, packed once."""
+    packages = {"METAFLOW_SANDBOX_PACKAGES": '{"six": "1.17.0"}'}
+    with backend_place(request, tmp_path, service) as place:
+        done = place.run("run", "--with", "sandbox", flow="small_flow.py", **packages)
+        assert done.output.count(INSTALLS) == 1
+        recorded = record(done, "SmallFlow")
+    assert all('"six"' in task["metadata"]["sandbox-lock"] for task in recorded.tasks.values())
+    assert len([*(place.cache.directory / "environments").glob("*.tar.gz")]) == 1

@@ -97,13 +97,16 @@ def main(words: List[str]) -> int:
         seen.update(("pyvenv.cfg", "bin/python", "bin/python3", "bin/python" + python))
         for name, content in wheels(sys.stdin.buffer):
             check(name, here)
-            files = []
+            modules = []
             for file in unpacked(name, content, site):
                 # Of packages that share a file, the first one's is kept; some bring bytecode of their own.
                 if file.path not in seen and "/__pycache__/" not in file.path:
                     seen.add(file.path)
-                    files.append(file)
-            for file in [*files, *compiled(files, site, place)]:
+                    add(archive, file)
+                    # The others may be large, and are not held.
+                    if file.path.endswith(".py"):
+                        modules.append(file)
+            for file in compiled(modules, site, place):
                 add(archive, file)
     return 0
 
@@ -263,7 +266,7 @@ def compiled(files: Iterable[File], site: str, place: str) -> Iterator[File]:
     sources = [
         (file.path, "%s/%s" % (place, file.path), file.content)
         for file in files
-        if file.path.startswith(site) and file.path.endswith(".py")
+        if file.path.startswith(site)
     ]
     batches = [sources[start : start + BATCH] for start in range(0, len(sources), BATCH)]
     for batch in in_parallel(batches):

@@ -17,6 +17,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class PackageCache:
         self.directory = directory
         self._environments = directory / "environments"
         self.wheels = directory / "wheels"
+        self._packing = threading.Lock()
 
     def resolved(self, name: str | None) -> Path | None:
         """Where an answer of uv is kept."""
@@ -84,8 +86,8 @@ class PackageCache:
     def archive(self, key: str, make: Callable[[Path, Path], None]) -> Path:
         """The environment as an archive, which ``make(environment, file)`` writes if there is none."""
         path = self._environments / f"{key}.tar.gz"
-        if not path.exists():
-            with self.writing():
+        with self._packing, self.writing():
+            if not path.exists():
                 number, draft = tempfile.mkstemp(prefix=f"{key}.draft-", dir=self._environments)
                 os.close(number)
                 try:
