@@ -30,7 +30,7 @@ COUNT = struct.Struct("!I")
 # that was received.
 JOB, IN, END_IN, KILL, TAKEN, STAY, RESUME, BYE = range(1, 9)
 STARTED, FAILED, OUT, ERR, GIVEN, ALIVE, LOST, LAST = range(1, 9)  # from it; LAST holds the exit code
-WINDOW = 1 << 20  # bytes
+WINDOW = 4 << 20  # bytes
 CHUNK = 48 * 1024  # bytes: 64 KiB of base64
 BEAT = 5.0  # seconds between signs of life
 FAREWELL = 10.0  # seconds for a launcher that can't connect again to say that it has all
