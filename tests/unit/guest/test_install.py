@@ -131,6 +131,20 @@ def test_another_python_is_refused() -> None:
     assert b"for Python 3.2 and the sandbox has" in done.stderr
 
 
+def test_what_ends_early_is_refused() -> None:
+    """Guards against an environment of some of the packages, when a wheel can't be sent whole."""
+    command = [sys.executable, "-I", "-S", "-c", Path(install.__file__).read_text(), VERSION, "/place"]
+    done = subprocess.run(command, input=HEAD.pack(0, 0)[:3], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (REFUSED, b"what was sent ended early\n")
+
+
+def test_many_modules_are_compiled_by_several_processes(tmp_path: Path) -> None:
+    """Guards large packages: every module has its bytecode, whichever process made it."""
+    modules = {f"demo/m{number}.py": f"X = {number}" for number in range(300)}
+    place = installed(tmp_path, (PURE, wheel({"demo/__init__.py": "", **modules})))
+    assert len([*(place / SITE / "demo" / "__pycache__").iterdir()]) == 301
+
+
 GOOD = ["py3-none-any", "py2.py3-none-any", "cp311-cp311-linux_x86_64", "cp38-abi3-manylinux1_x86_64",
         "cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64", "cp311-none-any",
         "py39-none-any"]  # fmt: skip

@@ -68,7 +68,10 @@ def take(source: IO[bytes], place: str) -> Dict[str, List[str]]:
     """Keep what comes below ``place``; the paths by kind."""
     found: Dict[str, List[str]] = {"program": [], "conda": [], "pypi": []}
     while True:
-        length, size = HEAD.unpack(source.read(HEAD.size))
+        head = source.read(HEAD.size)
+        if len(head) < HEAD.size:
+            raise Refused("what was sent ended early")
+        length, size = HEAD.unpack(head)
         if not length:
             return found
         name = source.read(length).decode()

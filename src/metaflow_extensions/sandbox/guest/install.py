@@ -95,7 +95,7 @@ def main(words: List[str]) -> int:
             link.type, link.linkname = tarfile.SYMTYPE, base
             archive.addfile(link)
         seen.update(("pyvenv.cfg", "bin/python", "bin/python3", "bin/python" + python))
-        for name, content in wheels(sys.stdin.buffer):
+        for name, content in frames(sys.stdin.buffer):
             check(name, here)
             modules = []
             for file in unpacked(name, content, site):
@@ -124,15 +124,6 @@ def add(archive: object, file: File) -> None:
     member = tarfile.TarInfo(file.path)
     member.size, member.mode = len(file.content), 0o755 if file.executable else 0o644
     archive.addfile(member, io.BytesIO(file.content))  # type: ignore[attr-defined]
-
-
-def wheels(source: IO[bytes]) -> Iterator[Tuple[str, bytes]]:
-    """(name, content) of each wheel."""
-    while True:
-        name, size = HEAD.unpack(source.read(HEAD.size))
-        if not name:
-            return
-        yield source.read(name).decode(), source.read(size)
 
 
 def check(name: str, here: Here) -> None:
@@ -277,22 +268,56 @@ def compiled(files: Iterable[File], site: str, place: str) -> Iterator[File]:
 
 
 def in_parallel(batches: List[List[Tuple[str, str, bytes]]]) -> Iterator[Dict[str, bytes]]:
-    """The bytecode of each batch, by several processes where there can be some."""
-    if len(batches) > 1:
-        import concurrent.futures
-        import multiprocessing
+    """The bytecode of each batch, made by a process for each core.
 
-        try:
-            pool = concurrent.futures.ProcessPoolExecutor(
-                min(len(batches), len(os.sched_getaffinity(0))), multiprocessing.get_context("fork")
-            )
-        except (OSError, ValueError, AttributeError, ImportError):
-            pool = None  # no semaphores, where there is no /dev/shm; no sched_getaffinity on macOS
-        if pool is not None:
-            with pool:
-                yield from pool.map(bytecode, batches)
+    Forks without threads: a pool's could hold locks that its workers wait for.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shares = [share for share in (batches[start::cores] for start in range(cores)) if share]
+    workers = [started(share) for share in shares] if len(shares) > 1 else []
+    for (pid, reader), share in zip(workers, shares):  # noqa: B905 -- Python 3.8 has no strict=
+        with os.fdopen(reader, "rb") as source:
+            try:
+                yield dict(frames(source))
+            except Refused:
+                # Killed, where memory is short: once more, one after the other.
+                yield from map(bytecode, share)
+        os.waitpid(pid, 0)
+    if not workers:
+        yield from map(bytecode, batches)
+
+
+def started(batches: List[List[Tuple[str, str, bytes]]]) -> Tuple[int, int]:
+    """A process that compiles the batches: (its id, what it writes them to)."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writer)
+        return pid, reader
+    status = 1
+    try:
+        os.close(reader)
+        with os.fdopen(writer, "wb") as target:
+            for batch in batches:
+                for path, code in bytecode(batch).items():
+                    name = path.encode()
+                    target.write(HEAD.pack(len(name), len(code)) + name + code)
+            target.write(HEAD.pack(0, 0))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def frames(source: IO[bytes]) -> Iterator[Tuple[str, bytes]]:
+    """(name, content) of each, until an empty name. Raises Refused when it ends before that."""
+    while True:
+        head = source.read(HEAD.size)
+        if len(head) < HEAD.size:
+            raise Refused("what was sent ended early")
+        name, size = HEAD.unpack(head)
+        if not name:
             return
-    yield from map(bytecode, batches)
+        yield source.read(name).decode(), source.read(size)
 
 
 def bytecode(sources: List[Tuple[str, str, bytes]]) -> Dict[str, bytes]:

@@ -133,16 +133,20 @@ def receive_environment(
 
 
 def _feed(process: Process, files: Mapping[str, Path]) -> None:
-    # Whoever ends early says why with an exit code.
-    with contextlib.suppress(BrokenPipeError, SandboxError):
-        for text, path in files.items():
-            name = text.encode()
-            process.send(install.HEAD.pack(len(name), path.stat().st_size) + name)
-            with path.open("rb") as source:
-                while chunk := source.read(CHUNK):
-                    process.send(chunk)
-        process.send(install.HEAD.pack(0, 0))
-        process.send(b"")
+    gone = contextlib.suppress(BrokenPipeError, SandboxError)  # whoever ends early says why with an exit code
+    try:
+        with gone:
+            for text, path in files.items():
+                name = text.encode()
+                process.send(install.HEAD.pack(len(name), path.stat().st_size) + name)
+                with path.open("rb") as source:
+                    while chunk := source.read(CHUNK):
+                        process.send(chunk)
+            process.send(install.HEAD.pack(0, 0))
+    finally:
+        # Also when a file can't be read any more: it would be waited for.
+        with gone:
+            process.send(b"")
 
 
 class _Output(io.RawIOBase):
