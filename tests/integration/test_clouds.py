@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from metaflow_extensions.sandbox.backends import registry
+
 from .clouds import CLOUDS, Cloud, all_once, running_cloud
 from .live import live_flow
 
+FOREVER = 600  # seconds
 WIDTH, LIMIT = 100, 20
 MEMORY = 15.0  # MiB of the launcher for a task that waits
+WITHIN = 120.0  # seconds for a time to live that passes in five
 WAITING = re.compile(r"\d+ wait for a sandbox of \w+: \d+ run, and it says: .*(concurrent|limit)")
 
 
@@ -50,3 +56,23 @@ def test_a_hundred_tasks_where_twenty_may_run(cloud: Cloud) -> None:
     assert most == LIMIT
     assert at_once > WIDTH / 2
     assert each < MEMORY
+
+
+def test_a_dead_launcher_leaves_what_ends_by_itself(cloud: Cloud) -> None:
+    """Guards a bill: with all that could clean up killed, labels still find the sandboxes, and they end."""
+    words = ["--with", "sandbox", "--width", "3", "--max-workers", "3", "--seconds", str(FOREVER)]
+    with live_flow("life_flow.py", "run", *words, env=cloud.settings) as flow:
+        flow.wait_for("runs as attempt 0", 3)
+        for pid in [flow.the(role).pid for role in ("warden", "reaper", "supervisor", "scheduler")]:
+            os.kill(pid, signal.SIGKILL)
+        run = flow.finish()
+    backend = registry.load(cloud.name)
+    labels = {"flow": "LifeFlow", "run": run.run_id, "step": "body"}
+    found = list(backend.list(labels))
+    assert len({info.labels["task"] for info in found}) == 3
+    assert {info.labels.items() >= labels.items() for info in found} == {True}
+    with cloud.server.failing(**cloud.hurried):
+        deadline = time.monotonic() + WITHIN
+        while list(backend.list(labels)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
