@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from metaflow_extensions.sandbox.backends import registry
 
+from . import images
 from .clouds import CLOUDS, Cloud, all_once, running_cloud
+from .harness import TIMEOUT, flow_environment
 from .live import live_flow
 
 FOREVER = 600  # seconds
@@ -76,3 +81,22 @@ def test_a_dead_launcher_leaves_what_ends_by_itself(cloud: Cloud) -> None:
         while list(backend.list(labels)):
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def test_the_demo(tmp_path: Path) -> None:
+    """Guards what somebody sees who has a clone and no account."""
+    root = Path(__file__).parents[2]
+    home = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "XDG_RUNTIME_DIR": ""}
+    done = subprocess.run(
+        [root / "scripts" / "demo-cloud", sys.prefix],
+        env=flow_environment({**home, images.CACHE: str(images.cache().parent)}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "stand-ins" in done.stdout
+    assert "total 55" in done.stdout
+    assert "metadata service at" in done.stdout
