@@ -50,6 +50,7 @@ class Faults:
     ``boot``, and all only after ``build`` seconds. Lists lag by ``lag`` seconds, removals take ``removal``
     seconds, and every removal but the first meanwhile is a conflict. Without ``walls`` the network is open.
     ``minute`` is how long Daytona's minutes are, ``delay`` how long the way to a sandbox is, in seconds.
+    With ``expired`` its key is one no more.
     """
 
     busy: int = 0
@@ -70,6 +71,7 @@ class Faults:
     walls: bool = True
     minute: float = MINUTE
     delay: float = 0.0
+    expired: bool = False
 
     def waits(self) -> dict[str, str]:
         """The header of an answer 429."""
@@ -487,7 +489,7 @@ class Server:
         return answer
 
     def _authenticate(self, request: web.Request) -> None:
-        known = request.headers.get("Authorization") == f"Bearer {self._key}"
+        known = request.headers.get("Authorization") == f"Bearer {self._key}" and not self.faults.expired
         if not known and request.path.startswith(("/api/sandbox", "/toolbox")):
             raise Refused(401, "Invalid credentials", "UNAUTHORIZED")
 

@@ -78,7 +78,7 @@ class Faults:
     ``slow_end`` before a sandbox's end is answered; after ``drop_after`` bytes a stream is cut, ``drops``
     times, in the ``way`` "abort" (the connection) or "unavailable" (by the daemon); ``lose_input``
     answers to input are lost; ``build`` is why no template can be built. ``second`` is how long E2B's seconds
-    are, in seconds, where it counts a sandbox's time to live.
+    are, in seconds, where it counts a sandbox's time to live; with ``expired`` its key is one no more.
     """
 
     refuse: int = 0
@@ -95,6 +95,7 @@ class Faults:
     lose_input: int = 0
     build: str = ""
     second: float = 1.0
+    expired: bool = False
 
 
 class Refused(Exception):
@@ -220,7 +221,7 @@ class Server:
 
     def authenticate(self, request: Request) -> None:
         """Refuse other keys."""
-        if request.headers.get("X-API-KEY") != self.key:
+        if request.headers.get("X-API-KEY") != self.key or self.faults.expired:
             raise Refused(401, "Invalid API key")
 
     # --- of the tests ---------------------------------------------------------------------------

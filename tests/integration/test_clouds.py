@@ -83,6 +83,30 @@ def test_a_dead_launcher_leaves_what_ends_by_itself(cloud: Cloud) -> None:
             time.sleep(0.1)
 
 
+# Calls into Daytona's sandboxes need the key, too, and are repeated for two minutes.
+@pytest.mark.parametrize("cloud", ["e2b"], indirect=True)
+def test_a_key_that_expires_on_the_way(cloud: Cloud) -> None:
+    """Guards a long run's end against retries of what can't succeed, and a message without the setting."""
+    key = f"{cloud.name.upper()}_API_KEY"
+    words = ["--with", "sandbox", "--width", "2", "--max-workers", "1", "--seconds", "2"]
+    with live_flow("life_flow.py", "run", *words, env=cloud.settings) as flow:
+        flow.wait_for("Foreach yields")
+        with cloud.server.failing(limit=1):
+            flow.wait_for("runs as attempt 0")
+            with cloud.server.failing(expired=True):
+                flow.wait_for("BackendUnavailable")
+        run = flow.finish()
+    assert run.returncode == 1
+    assert key in run.output
+    assert run.output.count("BackendUnavailable") == 1
+    assert "trying again" not in run.output
+    assert "Traceback" not in run.output
+    assert len(set(re.findall(r"body \d runs", run.output))) == 1
+    backend = registry.load(cloud.name)
+    for info in backend.list({}):
+        backend.destroy(info.id)
+
+
 def test_the_demo(tmp_path: Path) -> None:
     """Guards what somebody sees who has a clone and no account."""
     root = Path(__file__).parents[2]
