@@ -5,13 +5,18 @@ WORKERS ?= 4
 
 BACKEND ?= bubblewrap
 # Without those that choose a backend themselves.
-FLOWS = $(filter-out %_options.py %_piped.py %_metalbox.py %_daytona.py,$(wildcard tests/integration/test_flows*.py))
+FLOWS = $(filter-out %_options.py %_piped.py %_metalbox.py %_daytona.py %_e2b.py,$(wildcard tests/integration/test_flows*.py))
 
-.PHONY: demo test flows check build clean
+.PHONY: demo demo-cloud test flows check build clean
 
 demo:
 	scripts/setup $(VENV) $(PYTHON) service
 	scripts/demo $(VENV)
+
+# With stand-ins for the clouds, which are a part of the tests.
+demo-cloud:
+	scripts/setup $(VENV) $(PYTHON) dev
+	scripts/demo-cloud $(VENV)
 
 test: check
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal

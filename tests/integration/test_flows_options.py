@@ -85,8 +85,8 @@ def test_log_line_agrees_with_the_metadata(options: Recorded) -> None:
     """Guards the line that tells the user where a task runs, once in each task's log."""
     for step in ("middle", "other"):
         task = options.task(step)
-        (line,) = task["sandbox_lines"]
-        found = LOG_LINE.fullmatch(line)
+        (line,) = [line for line in task["sandbox_lines"] if line.startswith("[sandbox] bubblewrap ")]
+        found = LOG_LINE.match(line)
         assert found, line
         metadata = task["metadata"]
         assert found.groups() == (

@@ -11,7 +11,7 @@ from .sources import NAME, PACKAGE, imported, is_standard, is_within, module_nam
 
 WITHOUT_METAFLOW = ("backends", "relay", "guest", "testing")
 # What a launcher needs of backends/ before it knows which backend it will load.
-OPEN_BACKEND_MODULES = {"built_in", "interface", "local_state", "options", "registry", "python_env"}
+OPEN_BACKEND_MODULES = {"built_in", "interface", "options", "registry", "python_env", "local_state", "owner"}
 CORE_BACKEND_MODULES = {"built_in", "interface", "options", "registry"}
 
 

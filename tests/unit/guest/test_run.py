@@ -104,7 +104,7 @@ def test_signals_are_delivered(launcher: Launcher, number: int) -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
-    assert launcher.bench.relay.signal(number)
+    assert launcher.bench.relay.lifecycle.signal(number)
     assert finish(process)[0] == 7
 
 
@@ -114,8 +114,8 @@ def test_signals_that_are_not_for_steps(launcher: Launcher) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     for number in (0, signal.SIGSTOP, signal.SIGKILL, 64, 1 << 20):
-        assert launcher.bench.relay.signal(number)
-    assert launcher.bench.relay.signal(signal.SIGTERM)
+        assert launcher.bench.relay.lifecycle.signal(number)
+    assert launcher.bench.relay.lifecycle.signal(signal.SIGTERM)
     assert finish(process)[0] == 128 + signal.SIGTERM
 
 
@@ -204,3 +204,58 @@ def test_no_relay(tmp_path: Path) -> None:
         )
         assert done.returncode != 0
     assert list(tmp_path.iterdir()) == []
+
+
+# --- what a failed step left, and terminals ---------------------------------------------------
+
+
+def keeping(launcher: Launcher, script: str) -> subprocess.Popen[bytes]:
+    """Start a bootstrap whose step is kept when it fails."""
+    launcher.bench.relay.lifecycle._keep = True
+    return launcher.python(script)
+
+
+def test_a_failed_step_is_kept_until_a_signal(launcher: Launcher) -> None:
+    """Guards against a sandbox that goes before anybody could look, or never, or with another exit code."""
+    process = keeping(launcher, "raise SystemExit(7)")
+    settle(lambda: "kept" in launcher.bench.observer.said)
+    assert process.poll() is None
+    assert launcher.bench.relay.lifecycle.signal(signal.SIGTERM)
+    assert process.wait(WAIT) == 7
+
+
+def test_a_kept_step_goes_with_its_launcher(launcher: Launcher) -> None:
+    """Guards against what stays for ever once nobody can look any more."""
+    process = keeping(launcher, "raise SystemExit(7)")
+    settle(lambda: "kept" in launcher.bench.observer.said)
+    launcher.bench.relay.close()
+    assert process.wait(WAIT) == 7
+
+
+def test_a_step_that_succeeds_is_not_kept(launcher: Launcher) -> None:
+    """Guards against runs that wait behind every step."""
+    process = keeping(launcher, "pass")
+    assert process.wait(WAIT) == 0
+    assert "kept" not in launcher.bench.observer.said
+
+
+@pytest.mark.parametrize("script", ["import time; time.sleep(600)", "raise SystemExit(7)"])
+def test_a_terminal(launcher: Launcher, script: str) -> None:
+    """Guards against a shell that is elsewhere than the step, or disturbs it, while it runs and when kept."""
+    process = keeping(launcher, script)
+    mine, theirs = socket.socketpair()
+    mine.settimeout(WAIT)
+    settle(lambda: launcher.bench.relay.lifecycle._channel is not None)
+    threading.Thread(target=launcher.accept).start()
+    with mine:
+        assert launcher.bench.relay.lifecycle.open_terminal(theirs, "dumb", 33, 77)
+        mine.sendall(b"echo $((40 + 2)) $TERM; pwd; stty size; exit\n")
+        shown = b""
+        while data := mine.recv(4096):
+            shown += data
+    assert b"42 dumb" in shown
+    assert str(launcher.place).encode() in shown
+    assert b"33 77" in shown
+    assert process.poll() is None
+    assert launcher.bench.relay.lifecycle.signal(signal.SIGTERM)
+    assert process.wait(WAIT) in (7, 128 + signal.SIGTERM)

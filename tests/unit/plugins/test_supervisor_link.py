@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from metaflow_extensions.sandbox.backends.interface import SandboxSpec
-from metaflow_extensions.sandbox.plugins.supervisor_link import SupervisorLink, run_directory
+from metaflow_extensions.sandbox.plugins.supervisor_link import SupervisorLink
 from metaflow_extensions.sandbox.relay.policy import TaskIdentity
+from metaflow_extensions.sandbox.supervisor import run_directories
 from metaflow_extensions.sandbox.supervisor.protocol import RunSettings, TaskSettings
 
 from ..relay.parts import settle
@@ -167,7 +168,7 @@ def test_a_long_directory_for_temporary_files(length: int, monkeypatch: pytest.M
         place = Path(base, "x" * max(1, length - len(base) - 1))
         place.mkdir()
         monkeypatch.setattr(tempfile, "tempdir", str(place))
-        directory = run_directory()
+        directory = run_directories.make()
         try:
             assert directory.stat().st_mode & 0o777 == 0o700
             task = directory / f"t{2**64 - 1:x}-{2**48 - 1:x}"

@@ -166,6 +166,9 @@ class Observer:
     def ended(self, signal: int | None, peak_memory: float | None, cpu_time: float | None) -> None:
         self.said.append(("ended", signal, peak_memory, cpu_time))
 
+    def kept(self) -> None:
+        self.said.append("kept")
+
     def finished(self) -> None:
         self.said.append("finished")
 

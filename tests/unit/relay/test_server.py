@@ -621,18 +621,18 @@ def test_only_the_first_process_says_how_it_ended(bench: Bench) -> None:
         assert refused(bench, second.ask(verb="started"))
         second.raw(encode_frame({"verb": "ended", "signal": 9}))
         assert refused(bench, second.answer())
-        assert bench.relay.signal(15)
+        assert bench.relay.lifecycle.signal(15)
         assert first.answer() == {"signal": 15}
     assert [word for word in bench.observer.said if word != "starting"] == ["started"]
 
 
 def test_a_signal_without_a_guest(bench: Bench, guest: Guest) -> None:
     """Guards against waiting for a guest that is not there, or not any more."""
-    assert bench.relay.signal(15) is False
+    assert bench.relay.lifecycle.signal(15) is False
     guest.ask(verb="started")
     guest.close()
-    bench.relay.heard_out(10)
-    settle(lambda: bench.relay.signal(15) is False)
+    bench.relay.lifecycle.heard_out(10)
+    settle(lambda: bench.relay.lifecycle.signal(15) is False)
 
 
 @pytest.mark.parametrize("fields", [
@@ -672,7 +672,7 @@ def test_what_was_sent_ahead_is_not_heard_after_the_end(bench: Bench, guest: Gue
     assert reached.wait(10)
     bench.relay.close()
     go_on.set()
-    bench.relay.heard_out(10)
+    bench.relay.lifecycle.heard_out(10)
     assert len(heard) == 1
 
 

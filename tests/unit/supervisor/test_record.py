@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from metaflow_extensions.sandbox.backends.interface import SandboxSpec
-from metaflow_extensions.sandbox.supervisor.record import identity
+from metaflow_extensions.sandbox.supervisor.record import TaskRecord, identity
 from metaflow_extensions.sandbox.testing.scripted import ScriptedBackend
 
 
@@ -28,3 +30,14 @@ def test_the_image_on_record_is_the_one_that_was_used(
 ) -> None:
     """Guards against a record that does not say what a step ran in."""
     assert identity("any", backend, "sbx-1", SandboxSpec(image=asked))["sandbox-image"] == recorded
+
+
+def test_a_guest_that_is_faster_than_its_launcher() -> None:
+    """Guards against a start that is refused, or a negative time, when it comes before it was noted."""
+    record = TaskRecord()
+    for moment in ("opening", "started", "opened", "closing", "closed"):
+        record.mark(moment)
+    phases = json.loads(record.measurements()["sandbox-timings"])
+    assert phases["boot"] == 0
+    assert all(seconds >= 0 for seconds in phases.values())
+    assert TaskRecord().seconds("opened", "started") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from metaflow_extensions.sandbox.backends.interface import SandboxSpec
 from metaflow_extensions.sandbox.plugins.supervisor_link import SupervisorLink
 from metaflow_extensions.sandbox.relay.policy import TaskIdentity
 from metaflow_extensions.sandbox.supervisor.protocol import RunSettings, TaskSettings
+from metaflow_extensions.sandbox.supervisor.shim import request
 
 from ..relay.parts import WAIT, settle
 
@@ -166,3 +168,41 @@ def test_the_directory_is_private(start: Any) -> None:
     """Guards against other users who speak to the supervisor or read its files."""
     run = start()
     assert run.directory.stat().st_mode & 0o777 == 0o700
+
+
+# --- visitors ---------------------------------------------------------------------------------
+
+
+def visitor(run: Run, what: str, *words: str) -> bytes:
+    """All that a visitor is sent."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(WAIT)
+        connection.connect(str(run.directory / "control"))
+        request(connection, what, list(words))
+        answer = b""
+        while data := connection.recv(4096):
+            answer += data
+    return answer
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("visit:logs", "sbx-00000000"),
+        ("visit:shell", "sbx-00000000", "dumb", "24", "80"),
+    ],
+)
+def test_a_visitor_for_nothing(start: Any, asked: tuple[str, ...]) -> None:
+    """Guards against a command that hangs because the sandbox has gone since it was listed."""
+    run = start()
+    assert json.loads(visitor(run, *asked)) == {"error": "the sandbox sbx-00000000 has just gone"}
+
+
+@pytest.mark.parametrize("asked", [("visit:logs",), ("visit:shell",), ("visit:other", "x")])
+def test_a_visitor_with_nonsense(start: Any, asked: tuple[str, ...]) -> None:
+    """Guards a run against who knocks with another version's words."""
+    run = start(processes=[{"exit_code": 0}])
+    if asked[0] != "visit:other":
+        assert visitor(run, *asked) == b""
+    process = run.task(1)
+    assert finish(process)[0] == 1

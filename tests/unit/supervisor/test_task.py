@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from metaflow_extensions.sandbox.backends.interface import SandboxSpec
+from metaflow_extensions.sandbox.backends import owner
+from metaflow_extensions.sandbox.backends.interface import Command, SandboxSpec
 from metaflow_extensions.sandbox.errors import QuotaExceeded, SandboxLost, StartFailed, UnsupportedOption
 from metaflow_extensions.sandbox.supervisor import task as task_module
-from metaflow_extensions.sandbox.supervisor.task import NOTICES_SHOWN, Outcome
+from metaflow_extensions.sandbox.supervisor.story import NOTICES_SHOWN
+from metaflow_extensions.sandbox.supervisor.task import Outcome
 
 from ..relay.parts import IDENTITY, settle, short_directory
-from .parts import FINISH, Stage
+from .parts import FINISH, OpenProcess, OpenSandbox, Stage
 
 
 @pytest.fixture
@@ -40,7 +42,8 @@ def test_a_task_that_succeeds(stage: Stage) -> None:
     assert f"[sandbox] open {sandbox.id} · isolation process · network none" in said
     assert stage.backend.closed == [sandbox.id]
     assert [path.name for path in stage.directory.iterdir()] == ["code"]
-    assert sandbox.spec.labels == {"step": "train", "supervisor": "run"}
+    labels = {"step": "train", "supervisor": "run", "backend": "open", **owner.labels()}
+    assert sandbox.spec.labels == labels
     metadata = stage.metadata()
     assert {name: metadata[name] for name in metadata if name != "sandbox-timings"} == {
         "sandbox-backend": "open",
@@ -48,6 +51,8 @@ def test_a_task_that_succeeds(stage: Stage) -> None:
         "sandbox-isolation": "process",
         "sandbox-image": "python",
         "sandbox-network": "none",
+        "sandbox-limits": "{}",
+        "sandbox-outcome": "exit code 0",
         "sandbox-peak-memory-mib": "12.3",
         "sandbox-cpu-seconds": metadata["sandbox-cpu-seconds"],
     }
@@ -327,3 +332,20 @@ while time.monotonic() < end:
     assert sorted(late)[len(late) // 2] < 1
     settle(lambda: threading.active_count() <= before + 1)
     assert int(stage.metadata()["sandbox-refusals"]) >= 1
+
+
+def test_a_guest_faster_than_the_call_that_starts_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a step whose start is not noted because the backend's own call has not returned."""
+    start = OpenSandbox.start
+
+    def late(sandbox: OpenSandbox, command: Command) -> OpenProcess:
+        process = start(sandbox, command)
+        time.sleep(0.5)
+        return process
+
+    monkeypatch.setattr(OpenSandbox, "start", late)
+    outcome, said = stage.run(FINISH)
+    assert outcome == Outcome(0)
+    assert "refused" not in said
+    assert said.index("opened in") < said.index("started in")
+    assert "sandbox-id" in stage.metadata()

@@ -24,6 +24,14 @@ SANDBOX_ISOLATION = from_conf("SANDBOX_ISOLATION")
 SANDBOX_EXECUTABLE = from_conf("SANDBOX_EXECUTABLE")
 SANDBOX_DATASTORE_ACCESS = from_conf("SANDBOX_DATASTORE_ACCESS")
 SANDBOX_BACKEND_OPTIONS = from_conf("SANDBOX_BACKEND_OPTIONS")
+SANDBOX_KEEP = from_conf("SANDBOX_KEEP")
+
+# "quiet" leaves out of the tasks' logs what is no trouble, and the summary of a run.
+SANDBOX_LOG = from_conf("SANDBOX_LOG", "phases")
+# A file to which a JSON object a line is added for everything that happens to a sandbox.
+SANDBOX_EVENTS = from_conf("SANDBOX_EVENTS", "")
+# 1, or a directory: scripts, specs and frames are written there, and the sandboxes of failed steps are kept.
+SANDBOX_DEBUG = from_conf("SANDBOX_DEBUG", "")
 
 # Files that every sandbox gets: a JSON list of {"local", "remote", "mode"}.
 SANDBOX_UPLOADS = from_conf("SANDBOX_UPLOADS")
@@ -39,6 +47,8 @@ SANDBOX_CACHE_SIZE = from_conf("SANDBOX_CACHE_SIZE", "20480")
 
 # Numbers are text until they are used: Metaflow answers one that is none with a traceback, at import.
 
+# Seconds for which the sandbox of a failed step is kept, where it is.
+SANDBOX_KEEP_SECONDS = from_conf("SANDBOX_KEEP_SECONDS", "900")
 # How often a sandbox that failed before user code ran is made again.
 SANDBOX_MAX_INFRA_RETRIES = from_conf("SANDBOX_MAX_INFRA_RETRIES", "2")
 # Of each backend, in one run: sandboxes at once, and new ones a second; 0 for as many as it makes.

@@ -21,6 +21,7 @@ PATH_VARIABLE = "METAFLOW_SANDBOX_PATH"  # where programs are looked for first
 FORWARDED = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM, _signal.SIGUSR1, _signal.SIGUSR2)
 LENGTHS = struct.Struct("!II")
 COPY_CHUNK = 1 << 20  # bytes
+TERMINAL = 0  # no signal has this number
 MAXRSS_MIB = 1 << 20 if sys.platform == "darwin" else 1 << 10  # macOS counts bytes, Linux KiB
 
 
@@ -42,20 +43,27 @@ def main(arguments: List[str]) -> int:
     _signal.signal(_signal.SIGCHLD, lambda _number, _frame: None)
     report(relay, b'{"verb":"started"}')
     # Not before the launcher knows: what has run is never run again.
-    if read_header(relay) is None:
+    answer = read_header(relay)
+    if answer is None:
         return 1
     pid = start(command, relay)
-    status, usage = wait(pid, relay, waker)
+    status, usage, signalled = wait(pid, relay, waker)
     killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    # Whoever ended it by a signal has seen enough.
+    kept = status != 0 and not signalled and b'"keep"' in answer
     report(
         relay,
-        b'{"verb":"ended","signal":%s,"peak_memory":%.3f,"cpu_time":%.3f}'
+        b'{"verb":"ended","signal":%s,"peak_memory":%.3f,"cpu_time":%.3f,"kept":%s}'
         % (
             b"%d" % killed_by if killed_by else b"null",
             usage.ru_maxrss / MAXRSS_MIB,
             usage.ru_utime + usage.ru_stime,
+            b"true" if kept else b"false",
         ),
     )
+    # What the step left stays as it is, for terminals, until the launcher sends any signal.
+    while kept and obey(relay) is TERMINAL:
+        pass
     return 128 + killed_by if killed_by else os.WEXITSTATUS(status)
 
 
@@ -100,30 +108,41 @@ def start(command: List[str], relay: _socket.socket) -> int:
     return pid
 
 
-def wait(pid: int, relay: _socket.socket, waker: int) -> Tuple[int, Any]:
-    """Wait for the command, delivering to it the signals that the launcher's process was sent."""
+def wait(pid: int, relay: _socket.socket, waker: int) -> Tuple[int, Any, bool]:
+    """(status, usage, whether the launcher's process was sent signals) of the command, which gets those."""
+    signalled = False
     poll = select.poll()
     poll.register(waker, select.POLLIN)
     poll.register(relay.fileno(), select.POLLIN)
     while True:
         ended, status, usage = os.wait4(pid, os.WNOHANG)
         if ended:
-            return status, usage
+            return status, usage, signalled
         for descriptor, _ in poll.poll():
             if descriptor == waker:
                 os.read(waker, 4096)
                 continue
-            number = read_signal(relay)
+            number = obey(relay)
             if number is None:
                 poll.unregister(relay.fileno())
             elif number in FORWARDED:
                 os.kill(pid, number)
+                signalled = True
 
 
-def read_signal(relay: _socket.socket) -> int | None:
-    """The number in the next frame, ``{"signal": NUMBER}``; None when the launcher has gone."""
+def obey(relay: _socket.socket) -> int | None:
+    """Do what the next frame asks for: the number in ``{"signal": NUMBER}``; None when the launcher has gone.
+
+    For ``{"terminal": …}`` a terminal is opened, and the answer is TERMINAL.
+    """
     header = read_header(relay)
-    return None if header is None else int(header[header.index(b":") + 1 : -1])
+    if header is None:
+        return None
+    if not header.startswith(b'{"terminal"'):
+        return int(header[header.index(b":") + 1 : -1])
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "terminal.py")
+    start([sys.executable, "-I", "-S", script, header.decode()], relay)
+    return TERMINAL
 
 
 def read_header(relay: _socket.socket) -> bytes | None:

@@ -18,6 +18,8 @@ SECRET_HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.\-]*[A-Za-z0-9])?")
 NETWORKS = ("none", "host", "public")
 ISOLATIONS = ("process", "container", "vm")
 DATASTORE_ACCESS = ("relay", "direct")
+ON_FAILURE = "on-failure"
+KEEP = ("never", ON_FAILURE)
 MOUNTS = 'is "/here:/inside", "/here:/inside:rw", or a list of these or of {"local", "remote", "mode"}'
 
 # The attributes and their units, in the order of the documentation.
@@ -40,6 +42,7 @@ ATTRIBUTES = (
     "executable",
     "datastore_access",
     "backend_options",
+    "keep",
 )
 
 
@@ -239,6 +242,7 @@ PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "executable": text,
     "datastore_access": one_of(*DATASTORE_ACCESS),
     "backend_options": mapping,
+    "keep": one_of(*KEEP),
 }
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from metaflow import metaflow_config
 from metaflow.metaflow_config import DEFAULT_SECRETS_ROLE
 from metaflow.plugins.datastores.local_storage import LocalStorage
 from metaflow.plugins.secrets.secrets_spec import SecretSpec
 from metaflow.system_context import system_context
-from metaflow.util import decompress_list
+from metaflow.util import decompress_list, get_username
 
 from ..backends import registry
 from ..backends.interface import Backend, Feature, SandboxSpec, Secret
@@ -25,13 +23,15 @@ from ..packages.cache import PackageCache, default_directory
 from ..relay.policy import TaskIdentity
 from ..relay.services import SecretSource
 from ..supervisor.protocol import Packages, RunSettings, TaskSettings
+from .attributes import ON_FAILURE
 from .code_package import copy_code
 from .libraries import libraries
-from .local_service import say_what_it_lacks
 from .made_environment import MadeEnvironment, own_packages
 from .mounts import as_mounts, check_mounts, parse_uploads
+from .settings import number, rate, setting
 from .step_environment import card_root, step_environment
 from .supervisor_link import SupervisorLink
+from .telling import telling
 
 LIFETIME_MARGIN = 60.0  # seconds that a provider keeps a sandbox longer than we let it run
 NEEDED = {"cpu": Feature.CPU_LIMIT, "memory": Feature.MEMORY_LIMIT, "disk": Feature.DISK_LIMIT}
@@ -45,6 +45,7 @@ class StepOptions:
     spec: SandboxSpec
     env: Mapping[str, str]
     executable: str | None
+    keep: bool = False
     packages: Packages | None = None
 
 
@@ -71,8 +72,6 @@ class RunLaunch:
         self._script = sys.argv[0]
         self._datastore = (flow_datastore.TYPE, flow_datastore.datastore_root)
         self._metadata = system_context.metadata
-        if self._metadata.TYPE == "service":
-            say_what_it_lacks(metaflow_config.SERVICE_URL)
         self._flow_directory = flow_directory = Path(self._script).resolve().parent
         self._python = discover(exclude=[flow_directory])
         self._cache = PackageCache(default_directory(setting("CACHE")))
@@ -82,6 +81,7 @@ class RunLaunch:
         first = Path(sys.path[0] or ".").resolve() if sys.path else None
         self._sys_path = [entry for entry in sys.path[first == flow_directory :] if entry]
         self._backends: dict[str, Backend] = {}
+        self._telling = telling()
         max_code = number("MAX_CODE") << 20
         self._link = SupervisorLink(self._run_settings, lambda target: copy_code(package, target, max_code))
 
@@ -112,7 +112,12 @@ class RunLaunch:
         }
         hosted = Feature.HOST_PYTHON in backend.features
         spec = SandboxSpec(
-            labels={"flow": self._flow, "run": self._run_id, "step": step},
+            labels={
+                "flow": self._flow,
+                "run": self._run_id,
+                "step": step,
+                "user": get_username() or "",
+            },
             image=attributes["image"],
             gpu=attributes["gpu"],
             network=attributes["network"] or "none",
@@ -130,7 +135,8 @@ class RunLaunch:
             Path(root) if kind == "local" else None,
             [self._cache.directory],
         )
-        chosen = StepOptions(name, spec, attributes["env"] or {}, attributes["executable"])
+        keep = attributes["keep"] == ON_FAILURE or bool(self._telling.debug)
+        chosen = StepOptions(name, spec, attributes["env"] or {}, attributes["executable"], keep)
         own = own_packages(
             attributes,
             spec,
@@ -158,19 +164,23 @@ class RunLaunch:
         settings = TaskSettings(
             identity=identity,
             backend=options.backend,
-            spec=replace(
-                options.spec, labels=labels, lifetime=None if timeout is None else timeout + LIFETIME_MARGIN
-            ),
+            spec=replace(options.spec, labels=labels, lifetime=self._lifetime(timeout, keep=options.keep)),
             env=self._environment(options, decorators),
             inputs=["/".join(path.split("/")[:3]) for path in decompress_list(command["input-paths"] or "")],
             storages=storages,
             secrets=list(declared_secrets(decorators)),
             timeout=timeout,
             executable=options.executable,
+            keep=options.keep,
             uploads=self._uploads,
             packages=options.packages,
         )
         cli_args.entrypoint = [*self._link.entrypoint(settings), *cli_args.entrypoint]
+
+    def _lifetime(self, timeout: float | None, *, keep: bool) -> float | None:
+        if timeout is None:
+            return None
+        return timeout + LIFETIME_MARGIN + (self._telling.keep_for if keep else 0.0)
 
     def finish(self) -> None:
         """End the supervisor; idempotent."""
@@ -231,6 +241,7 @@ class RunLaunch:
             artifact_globals=[
                 part.strip() for part in str(setting("ARTIFACT_GLOBALS")).split(",") if part.strip()
             ],
+            **asdict(self._telling),
         )
 
 
@@ -242,37 +253,6 @@ def values_of(secrets: Mapping[str, Sequence[str]]) -> Iterable[Secret]:
                 f"secrets names {name}, which is not in this environment: export {name}=…, or leave it out"
             )
         yield Secret(name, os.environ[name], tuple(hosts))
-
-
-def setting(name: str) -> Any:
-    """The value of METAFLOW_SANDBOX_NAME."""
-    return getattr(metaflow_config, f"SANDBOX_{name}")
-
-
-def number(name: str) -> int:
-    """The setting as a whole number. Raises UnsupportedOption for anything else."""
-    try:
-        value = int(setting(name))
-    except (TypeError, ValueError):
-        value = -1
-    if value < 0:
-        raise UnsupportedOption(
-            f"METAFLOW_SANDBOX_{name} is a whole number, 0 or more; it is {setting(name)!r}"
-        )
-    return value
-
-
-def rate(name: str) -> float:
-    """The setting as a number a second, 0 for any. Raises UnsupportedOption for anything else."""
-    try:
-        value = float(setting(name))
-    except (TypeError, ValueError):
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise UnsupportedOption(
-            f"METAFLOW_SANDBOX_{name} is a number of sandboxes a second, 0 for any; it is {setting(name)!r}"
-        )
-    return value
 
 
 def artifact_mode() -> str:

@@ -13,10 +13,10 @@ from typing import Any
 from ..backends.interface import Mount
 from ..backends.local_state import base_directory
 from ..errors import UnsupportedOption
+from ..supervisor import run_directories
 from ..supervisor.inside import INSIDE
 from ..supervisor.protocol import Upload
 from .attributes import is_path
-from .supervisor_link import RUN_DIRECTORY
 
 UPLOADS = "METAFLOW_SANDBOX_UPLOADS"
 UPLOAD_SHAPE = 'a JSON list of {"local": "/here", "remote": "/inside", "mode": "0755"}'
@@ -112,9 +112,9 @@ def _check_source(what: str, source: Path) -> None:
             f"{what} names {source}, which is a socket, a pipe or a device: only files and directories are "
             "shown inside"
         )
-    private = [base_directory(), Path(tempfile.gettempdir(), RUN_DIRECTORY)]
+    private = [base_directory(), Path(tempfile.gettempdir(), run_directories.PREFIX)]
     if any(_overlap(real, place.resolve()) for place in private) or any(
-        part.startswith(RUN_DIRECTORY) for part in real.parts
+        part.startswith(run_directories.PREFIX) for part in real.parts
     ):
         raise UnsupportedOption(
             f"{what} names {source}, which holds the state of all sandboxes of this user: choose a directory "

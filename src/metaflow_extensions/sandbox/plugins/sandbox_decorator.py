@@ -86,6 +86,8 @@ class SandboxDecorator(StepDecorator):
         `relay` (the default): artifacts pass through the launcher.
     backend_options : Dict[str, Any], optional, default None
         Options of one backend, listed in its documentation.
+    keep : str, optional, default None
+        `on-failure`: when the step fails its sandbox stays for a while, for `metaflow-sandbox shell`.
     """
 
     name = "sandbox"

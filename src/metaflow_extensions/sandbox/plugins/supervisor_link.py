@@ -8,13 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import StartFailed
-from ..supervisor import protocol
+from ..supervisor import protocol, run_directories
 from ..supervisor.protocol import CodeSettings, RunSettings, TaskSettings
 from ..supervisor.reaper import clean
 from .code_package import CodeTooLarge
@@ -22,10 +21,6 @@ from .code_package import CodeTooLarge
 SUPERVISOR = Path(protocol.__file__).with_name("main.py")
 SHIM = Path(protocol.__file__).with_name("shim.py")
 CLOSE_WAIT = 25.0  # seconds for the supervisor and its reaper, which are bounded themselves
-RUN_DIRECTORY = "metaflow-sandbox-run-"  # what the names of runs' directories begin with
-MAX_SOCKET_PATH = 107  # bytes
-# The longest path of a socket below the directory for temporary files: a task's relay.
-LONGEST = len(f"/{RUN_DIRECTORY}12345678/t0123456789abcdef-0123456789abcdef/relay")
 
 
 class SupervisorLink:
@@ -87,7 +82,7 @@ class SupervisorLink:
         self._copier.start()
 
     def _start_process(self) -> None:
-        self._directory = run_directory()
+        self._directory = run_directories.make()
         try:
             settings = self._start_in_directory()
         except BaseException:
@@ -97,7 +92,7 @@ class SupervisorLink:
         self._send(settings)
 
     def _start_in_directory(self) -> bytes:
-        self._socket_path = self._directory / "control"
+        self._socket_path = self._directory / run_directories.CONTROL
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
             control.bind(str(self._socket_path))
             control.listen(128)
@@ -136,11 +131,3 @@ class SupervisorLink:
             view = memoryview(line)
             while view:
                 view = view[os.write(self._lifeline, view) :]
-
-
-def run_directory() -> Path:
-    """A new private directory, at a path short enough for sockets in it."""
-    place = tempfile.gettempdir()
-    if len(os.fsencode(place)) > MAX_SOCKET_PATH - LONGEST:
-        place = "/tmp"
-    return Path(tempfile.mkdtemp(prefix=RUN_DIRECTORY, dir=place))

@@ -22,10 +22,11 @@ from ..guest.frames import (
     write_stream,
 )
 from .answers import drain, encode_answer
-from .arguments import integer, items, optional_mapping, optional_number, optional_text, text, texts
+from .arguments import integer, items, optional_mapping, optional_text, text, texts
 from .intake import Intake
+from .lifecycle import Lifecycle
 from .policy import Kind, Policy
-from .records import check_entry, check_name, check_question
+from .records import check_artifact, check_entry, check_question
 from .services import Limits, SecretSource, Services, Witness
 from .stdio import Channel
 
@@ -44,7 +45,8 @@ class TaskRelay:
     ``services`` may take a moment the first time: Metaflow is being imported. ``datastore`` is where the
     task's results go, as TYPE@ROOT; ``stores`` maps all storages that it may name to whether it may write
     there; ``secrets`` are those that
-    its step declares; ``facts`` are the metadata fields whose values the launcher knows.
+    its step declares; ``facts`` are the metadata fields whose values the launcher knows. ``keep`` asks the
+    guest of a step that fails to stay; ``trace`` is told of each frame, by "guest" or "launcher".
     """
 
     policy: Policy
@@ -56,19 +58,19 @@ class TaskRelay:
     secrets: Sequence[SecretSource] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
+    keep: bool = False
+    trace: Callable[[str, Header], None] | None = None
 
     def __post_init__(self) -> None:
-        self._lifecycle: BinaryIO | None = None
         self._beating = False
         self._registered = False
-        self._starting = False
         self._closed = False
         self._reporting = False
-        self._heard_out = threading.Event()
         self._lock = threading.Lock()
         # One at a time: what JSON becomes once parsed takes many times its bytes.
         self._large = threading.Lock()
         self._connections: set[Connection] = set()
+        self.lifecycle = Lifecycle(self.witness, keep=self.keep)
         self._verbs: Mapping[str, Callable[[Header, BinaryIO, BinaryIO], Header | None]] = {
             "is_file": self._is_file,
             "info_file": self._info_file,
@@ -83,8 +85,9 @@ class TaskRelay:
             "heartbeat": self._heartbeat,
             "metadata_object": self._metadata_object,
             "secret": self._secret,
-            "started": self._started,
-            "ended": self._ended,
+            "terminal": self.lifecycle.terminal,
+            "started": self.lifecycle.started,
+            "ended": self.lifecycle.ended,
         }
 
     def accept(self, connection: Connection) -> None:
@@ -111,24 +114,9 @@ class TaskRelay:
         for connection in connections:
             with contextlib.suppress(OSError):  # it went by itself
                 connection.shutdown(socket.SHUT_RDWR)
+        self.lifecycle.close()
         if self._beating:
             self.services().stop_heartbeat(self.policy.identity)
-
-    def heard_out(self, timeout: float) -> None:
-        """Wait, at most so many seconds, until all that the guest's first process said is taken in."""
-        self._heard_out.wait(timeout)
-
-    def signal(self, number: int) -> bool:
-        """Ask the guest to deliver a signal to the step; False when there is no guest to ask."""
-        with self._lock:
-            if self._lifecycle is None:
-                return False
-            try:
-                self._lifecycle.write(encode_frame({"signal": number}))
-                self._lifecycle.flush()
-            except (OSError, ValueError):
-                return False
-            return True
 
     def _report_overflow(self) -> None:
         self.witness.refused(f"connections over the limit of {self.limits.connections}")
@@ -153,8 +141,7 @@ class TaskRelay:
         try:
             self._serve(reader, writer)
         finally:
-            if writer is self._lifecycle:
-                self._heard_out.set()
+            self.lifecycle.closed(writer)
 
     def _serve(self, reader: BinaryIO, writer: BinaryIO) -> None:
         while not self._closed:
@@ -172,8 +159,12 @@ class TaskRelay:
         handle = self._verbs.get(verb) if isinstance(verb, str) else None
         if handle is None:
             raise FrameError(f"unknown verb {str(verb)[:40]!r}")
+        if self.trace:
+            self.trace("guest", header)
         try:
             answer = handle(header, reader, writer)
+            if self.trace:
+                self.trace("launcher", answer or {})
             return None if answer is None else encode_answer(answer)
         except RelayError as error:
             self.witness.refused(str(error))
@@ -292,12 +283,7 @@ class TaskRelay:
             for item in items(header, "items")
         ]
         for entry in entries:
-            name = check_name("the artifact", str(entry["name"]))
-            if f"{entry['ds_type']}@{entry['ds_root']}" != self.datastore or entry["url"] is not None:
-                raise RelayError(f"the artifact {name!r} in another storage than the task's")
-            # Metaflow's client unpickles what is registered, and only what was handed in was vetted.
-            if self.intake.accepted.get(name) != (entry["sha"], entry["type"]):
-                raise RelayError(f"the artifact {name!r} is not what the task has saved")
+            check_artifact(entry, self.datastore, self.intake.accepted)
         self.intake.budget.take_pieces(len(entries))
         self.services().register_artifacts(self.policy.identity, entries)
         return {}
@@ -322,26 +308,3 @@ class TaskRelay:
                 # The role is the launcher's own: a guest must not choose whose credentials are used.
                 return {"values": self.services().secret(declared)}
         raise RelayError(f"the secret {name[:200]!r} of {kind!r}: the step's @secrets does not name it")
-
-    def _started(self, _header: Header, _reader: BinaryIO, writer: BinaryIO) -> None:
-        with self._lock:
-            # The guest's first process says so before it starts the step: whoever says it later is the step.
-            if self._starting:
-                raise RelayError("the step is said to start a second time")
-            self._starting = True
-        self.witness.starting()
-        with self._lock:
-            # The guest waits for this frame; signals may follow it, never come before.
-            writer.write(encode_frame({}))
-            writer.flush()
-            self._lifecycle = writer
-        self.witness.started()
-
-    def _ended(self, header: Header, _reader: BinaryIO, writer: BinaryIO) -> None:
-        if writer is not self._lifecycle:
-            raise RelayError("the step is said to have ended by another than what started it")
-        self.witness.ended(
-            None if header.get("signal") is None else integer(header, "signal"),
-            optional_number(header, "peak_memory"),
-            optional_number(header, "cpu_time"),
-        )

@@ -97,6 +97,9 @@ class Witness(Protocol):
     def ended(self, signal: int | None, peak_memory: float | None, cpu_time: float | None) -> None:
         """The step's process ended; MiB and seconds, as the guest says."""
 
+    def kept(self) -> None:
+        """The step has failed, and its guest stays until it is sent a signal."""
+
     def finished(self) -> None:
         """The task marked its results as complete."""
 

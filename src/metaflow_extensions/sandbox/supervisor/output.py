@@ -8,6 +8,7 @@ import re
 import threading
 
 from ..backends.interface import Output, Stream
+from .tail import Tail
 
 FLOOD = 100  # lines in one chunk
 MAX_LINE = 64 * 1024  # bytes; a longer line is broken
@@ -47,6 +48,7 @@ class OutputSink:
         self._pending = {Stream.STDOUT: b"", Stream.STDERR: b""}
         # The relay's threads speak, too: a line of theirs must not stand in the middle of the step's.
         self._writing = threading.Lock()
+        self.tail = Tail()
 
     def feed(self, output: Output) -> None:
         """Pass on the whole lines in one chunk. Raises OSError when nobody reads any more."""
@@ -75,6 +77,7 @@ class OutputSink:
         # A message may quote what a guest sent: what is no text is shown as such.
         data = CONTROL.sub(visible, lines.encode(errors="backslashreplace"))
         # When nobody reads any more, there is nobody to tell.
+        self.tail.add(data)
         with self._writing, contextlib.suppress(BrokenPipeError):
             write_all(self._descriptors[Stream.STDERR], data)
 
@@ -88,6 +91,7 @@ class OutputSink:
     def _write(self, stream: Stream, data: bytes) -> None:
         left = self._limit - self._written
         self._written += len(data)
+        self.tail.add(data[:left])
         with self._writing:
             write_all(self._descriptors[stream], data[:left])
             if self._written >= self._limit and not data[:left].endswith(b"\n"):

@@ -49,6 +49,11 @@ class RunSettings:
     max_rate: float = 0
     artifacts: str = "any"
     artifact_globals: list[str] = field(default_factory=list)
+    quiet: bool = False
+    events: str = ""
+    debug: str = ""
+    keep_for: float = 900.0
+    trace: dict[str, str] = field(default_factory=dict)
     cache: str = ""
     cache_size: int = 20 * 1024
 
@@ -108,7 +113,7 @@ class TaskSettings:
 
     ``storages`` map TYPE@ROOT to whether the task may write there; ``timeout`` is in seconds.
     ``env`` is the step's whole environment; it may hold secrets, so it travels through the pipe and
-    never stands in an argument list.
+    never stands in an argument list. With ``keep`` the sandbox of a step that fails stays for a while.
     """
 
     identity: TaskIdentity
@@ -120,6 +125,7 @@ class TaskSettings:
     secrets: list[SecretSource] = field(default_factory=list)
     timeout: float | None = None
     executable: str | None = None
+    keep: bool = False
     uploads: list[Upload] = field(default_factory=list)
     packages: Packages | None = None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import sys
 import time
@@ -72,7 +71,9 @@ def clean(directory: Path) -> None:
         for name in record.read_text().splitlines():
             clean_backend(name, directory)
     if directory.exists():
-        shutil.rmtree(directory)
+        from . import run_directories
+
+        run_directories.remove(directory)
 
 
 def clean_backend(name: str, directory: Path) -> None:

@@ -19,16 +19,22 @@ from ..backends.interface import Backend
 from ..errors import SandboxError, UnsupportedOption
 from ..packages.cache import PackageCache
 from ..relay.services import Services
+from . import run_directories
 from .archives import Archives
 from .environments import Environments
 from .governor import Governor
+from .journal import Journal
+from .output import OURS
 from .protocol import CodeSettings, RunSettings, TaskSettings, decode
 from .reaper import BACKENDS, CLOSING, destroy_all
+from .run_context import RunContext
 from .shim import ENDED
-from .task import Outcome, RunContext, TaskRun
+from .task import Outcome, TaskRun
+from .visits import VISITS, receive_visitor
 from .watcher import Watcher
 
 MAX_REQUEST = 8 << 20  # bytes; Linux allows about 2 MiB of arguments
+STDERR = 2
 SPEC_WAIT = 10.0  # seconds for a task's settings, sent before its shim was started
 DRAIN_WAIT = 10.0  # seconds for all sandboxes to close when the run is gone
 SWITCH_INTERVAL = sys.getswitchinterval()  # seconds
@@ -52,6 +58,7 @@ class Server:
         self._services: Future[Services] = Future()
         self._code: Future[CodeSettings] = Future()
         self._watcher = Watcher()
+        self._journal = Journal(settings.events, {"flow": settings.flow, "run": settings.run})
         self._control = socket.socket(fileno=settings.control)
         self._control.setblocking(False)
         self._context = RunContext(
@@ -63,6 +70,7 @@ class Server:
             Archives(Path(settings.directory), settings.libraries),
             self._governor,
             Environments(PackageCache(Path(settings.cache)), (settings.cache_size << 20) or sys.maxsize),
+            self._journal,
         )
 
     def serve(self, word: int) -> None:
@@ -87,6 +95,11 @@ class Server:
             thread.join(max(0.0, deadline - time.monotonic()))
         if not any(thread.is_alive() for thread in running.values()):
             self._leave_nothing()
+        summary = self._journal.close()
+        if summary and not self._settings.quiet:
+            # Whoever read it may have gone.
+            with contextlib.suppress(OSError):
+                os.write(STDERR, f"{OURS}{summary}\n".encode())
 
     def _leave_nothing(self) -> None:
         """What the reaper would do, which would have to import the backends first."""
@@ -103,6 +116,10 @@ class Server:
         try:
             from .providers import Providers
 
+            if self._settings.trace:
+                from .spans import Spans
+
+                self._journal.tracer = Spans(self._settings.trace)
             self._services.set_result(Providers(self._settings))
         except BaseException as error:  # noqa: BLE001 -- whoever asks for the services is told
             self._services.set_exception(error)
@@ -160,6 +177,13 @@ class Server:
         except (OSError, ValueError, struct.error) as error:
             log.warning("a shim's request: %s", error)
             shim.close()
+            return
+        if key in VISITS:
+            os.close(out)
+            os.close(err)
+            with self._lock:
+                running = list(self._running)
+            receive_visitor(shim, key, argv, running)
             return
         try:
             task = self._settings_of(key)
@@ -234,6 +258,8 @@ def serve(line: bytes, word: int) -> None:
     """Serve the run that the line describes; ``word`` is written to when the run is gone."""
     settings = decode(line)
     assert isinstance(settings, RunSettings)
+    # The parent is the reaper.
+    run_directories.note_owners(Path(settings.directory), os.getpid(), os.getppid())
     logging.basicConfig(
         filename=Path(settings.directory, "supervisor.log"),
         format="%(asctime)s %(levelname)s %(message)s",

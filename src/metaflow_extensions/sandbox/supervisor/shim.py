@@ -32,18 +32,23 @@ def gone(path: str) -> int:
     return 1
 
 
+def request(supervisor: _socket.socket, key: str, words: list[str]) -> None:
+    """Hand over what is asked for, with this process's stdout and stderr."""
+    text = "\0".join([key, *words]).encode("utf-8", "surrogateescape")
+    descriptors = struct.pack("=2i", 1, 2)
+    message = struct.pack("!I", len(text)) + text
+    sent = supervisor.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
+    while sent < len(message):
+        sent += supervisor.send(message[sent:])
+
+
 def main(path: str, key: str, command: list[str]) -> int:
     """Return the step's exit code, or do not return at all when a signal ended it."""
     supervisor = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     supervisor.connect(path)
     for number in FORWARDED:
         _signal.signal(number, lambda number, _frame: supervisor.send(bytes([number])))
-    request = "\0".join([key, *command]).encode("utf-8", "surrogateescape")
-    descriptors = struct.pack("=2i", 1, 2)
-    message = struct.pack("!I", len(request)) + request
-    sent = supervisor.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
-    while sent < len(message):
-        sent += supervisor.send(message[sent:])
+    request(supervisor, key, command)
     # Only the supervisor's copies stay open: the task's output ends when it says so.
     answer = b""
     while len(answer) < ENDED.size:

@@ -9,59 +9,40 @@ import logging
 import random
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ..backends import owner
 from ..backends.interface import Backend, Process, Sandbox, SandboxSpec, Stream
 from ..errors import SandboxError, SandboxLost, StartFailed
 from ..relay.intake import Intake
 from ..relay.policy import Policy
 from ..relay.server import TaskRelay
-from ..relay.services import Limits, Services
 from ..relay.vetting import ArtifactPolicy
-from .archives import Archives
-from .causes import UNFINISHED, why_killed
-from .environments import Environment, Environments, Workshop
-from .governor import Governor
+from . import words
+from .environments import Environment, Workshop
 from .inside import interpreter
+from .kept import Kept
 from .output import OutputSink
-from .protocol import RunSettings, TaskSettings
+from .protocol import TaskSettings
 from .reaper import LABEL
-from .record import TaskRecord, identity, launcher_facts, network_label, packages_of
+from .record import identity, launcher_facts, packages_of
+from .run_context import RunContext
+from .story import Story
+from .tail import Tail
 from .transports import Surroundings, Transport, transport
 from .uploads import upload
-from .watcher import Watcher
 
 NOT_EXECUTED = (126, 127)  # what shells and inits end with when a program is not there
 GRACE = 3.0  # seconds between a signal and the end; Metaflow's scheduler kills after 5
-NOTICES_SHOWN = 20  # refusals and failures in the task's own log
-NOTICES_LOGGED = 1000  # and in the supervisor's
 HEAR_OUT = 2.0  # seconds for the guest's last words, sent before its process ended
 BACKOFF = 1.0  # seconds before the second try, doubled for each further one
 MAX_BACKOFF = 60.0  # seconds
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class RunContext:
-    """What the tasks of a run share."""
-
-    settings: RunSettings
-    watcher: Watcher
-    services: Callable[[], Services]
-    backend: Callable[[str], Backend]
-    code: Callable[[], Path]
-    archives: Archives
-    governor: Callable[[str], Governor]
-    environments: Environments
-
-    @property
-    def limits(self) -> Limits:
-        """The run's limits, in bytes."""
-        return Limits(artifact=self.settings.max_artifact << 20, task=self.settings.max_upload << 20)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +70,18 @@ class TaskRun:
         self._timed_out = False
         self._guest_signal: int | None = None
         self._guest_ended = False
-        self._notices = 0
-        self._noticing = threading.Lock()
         self._sandbox: Sandbox | None = None
-        self._record = TaskRecord()
+        self._kept: Kept | None = None
+        self._call_off_timeout: Callable[[], None] = lambda: None
+        self._story = Story(run.journal, task, self._sink, quiet=run.settings.quiet)
+        self._debug = run.debug_files(task.identity)
 
     # --- what the watcher calls ---------------------------------------------------------------
 
     def signal(self, number: int) -> None:
         """The shim was sent a signal: pass it to the step, and end it if it does not end itself."""
         self._signalled = number
-        if self._relay is None or not self._relay.signal(number):
+        if not self.signal_guest(number):
             self.cancel()
         elif number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._run.watcher.call_at(time.monotonic() + GRACE, self.cancel)
@@ -110,6 +92,9 @@ class TaskRun:
             self._cancelled.set()
             # A provider's kill may take seconds, and the watcher must not wait.
             threading.Thread(target=self._kill, daemon=True).start()
+
+    def _release(self) -> None:
+        self.signal_guest(signal.SIGTERM)
 
     def _expire(self) -> None:
         self._timed_out = True
@@ -125,7 +110,7 @@ class TaskRun:
     def starting(self) -> None:
         """The guest is about to start user code: from here on nothing is tried again."""
         self._user_code_started = True
-        self._record.mark("started")
+        self._story.starting()
 
     def started(self) -> None:
         """Record where it runs, while it runs."""
@@ -137,7 +122,17 @@ class TaskRun:
     def ended(self, signal: int | None, peak_memory: float | None, cpu_time: float | None) -> None:
         """What the guest says of the step's end."""
         self._guest_ended, self._guest_signal = True, signal
-        self._record.measured(peak_memory, cpu_time)
+        self._story.ended(signal, peak_memory, cpu_time)
+
+    def kept(self) -> None:
+        """The step has failed, and what it left stays for a while."""
+        assert self._sandbox is not None
+        self._call_off_timeout()
+        keep_for = self._run.settings.keep_for
+        self._kept = Kept(Path(self._run.settings.directory), self._sandbox.id, keep_for, self._sink)
+        self._run.watcher.call_at(time.monotonic() + keep_for, self._release)
+        self._story.kept(self._kept.until)
+        self._kept.start()
 
     def finished(self) -> None:
         """The task's results are complete."""
@@ -145,24 +140,31 @@ class TaskRun:
 
     def refused(self, reason: str) -> None:
         """Log a refusal where the user sees it."""
-        self._notice(f"refused: {reason}", None)
+        self._story.notice(f"refused: {reason}")
 
     def failed(self, what: str, error: BaseException) -> None:
         """Log what the launcher could not do for the guest."""
-        self._notice(f"{what} failed on the launcher: {type(error).__name__}: {error}", error)
+        self._story.notice(f"{what} failed on the launcher: {type(error).__name__}: {error}", error)
 
-    def _notice(self, message: str, error: BaseException | None) -> None:
-        # A guest can cause as many as it likes: what is logged is bounded, what is counted is not.
-        with self._noticing:
-            self._notices += 1
-            number = self._notices
-            self._record.refusals += error is None
-        if number <= NOTICES_LOGGED:
-            log.warning("%s: %s", self._task.identity.key, message, exc_info=error)
-        if number <= NOTICES_SHOWN:
-            self._sink.say(message)
-        if number == NOTICES_SHOWN:
-            self._sink.say("further refusals are not shown")
+    # --- what visitors see ----------------------------------------------------------------------
+
+    @property
+    def sandbox_id(self) -> str | None:
+        """Of the sandbox that it has now."""
+        return self._sandbox.id if self._sandbox else None
+
+    @property
+    def tail(self) -> Tail:
+        """The end of its output."""
+        return self._sink.tail
+
+    def open_terminal(self, visitor: socket.socket, term: str, rows: int, columns: int) -> bool:
+        """Open a shell inside; False before user code has started."""
+        return self._relay is not None and self._relay.lifecycle.open_terminal(visitor, term, rows, columns)
+
+    def signal_guest(self, number: int) -> bool:
+        """Have a signal delivered inside; False when there is no guest to ask."""
+        return self._relay is not None and self._relay.lifecycle.signal(number)
 
     # --- the task -----------------------------------------------------------------------------
 
@@ -180,11 +182,10 @@ class TaskRun:
         except Exception as error:
             # A backend is foreign code, and its shim must not wait for an answer in vain.
             log.exception("%s", self._task.identity.key)
-            self._sink.say(
-                f"The backend {self._task.backend} failed with {type(error).__name__}: {error}. "
-                "That is no failure that it should show: report it to the backend's authors."
-            )
+            self._sink.say(words.broken_backend(self._task.backend, error))
             outcome = Outcome(1)
+        self._story.over(outcome.code, outcome.signal)
+        self.tail.close()
         return outcome
 
     def _execute(self) -> Outcome:
@@ -197,6 +198,7 @@ class TaskRun:
                     raise
                 # Jitter, so that the tasks of a foreach do not come back all at once.
                 pause = min(MAX_BACKOFF, BACKOFF * 2 ** (number - 1)) * random.uniform(0.5, 1.5)  # noqa: S311
+                self._story.again(error, pause)
                 self._sink.say(
                     f"{type(error).__name__}: {error}\n"
                     f"No user code has run: trying again in {pause:.1f} s ({number} of {tries - 1})."
@@ -211,7 +213,7 @@ class TaskRun:
             backend,
             lambda spec: self._made(backend, lambda: spec),
             functools.partial(setattr, self, "_process"),
-            self._sink.say,
+            self._story.progress,
             self._cancelled.is_set,
         )
         with self._run.environments.of(self._task, self._argv, workshop) as environment:
@@ -236,6 +238,8 @@ class TaskRun:
             task.secrets,
             launcher_facts(settings.datastore, task.env),
             self._run.limits,
+            keep=task.keep,
+            trace=self._debug.frame if self._debug else None,
         )
         way = transport(
             backend.features,
@@ -266,76 +270,96 @@ class TaskRun:
         self, backend: Backend, spec: Callable[[], SandboxSpec]
     ) -> contextlib.AbstractContextManager[Sandbox]:
         return self._run.governor(self._task.backend).sandbox(
-            lambda: self._open(backend, spec()), self._sink.say, self._cancelled.is_set
+            lambda: self._open(backend, spec()), self._story.progress, self._cancelled.is_set
         )
 
     def _open(self, backend: Backend, spec: SandboxSpec) -> Sandbox:
-        labels = {**spec.labels, LABEL: Path(self._run.settings.directory).name}
-        self._record.mark("opening")
-        return backend.open(dataclasses.replace(spec, labels=labels, tell=self._sink.say))
+        labels = {
+            **spec.labels,
+            **owner.labels(),
+            LABEL: Path(self._run.settings.directory).name,
+            "backend": self._task.backend,
+        }
+        self._story.opening()
+        return backend.open(dataclasses.replace(spec, labels=labels, tell=self._story.progress))
 
     def _close(self, sandbox: Sandbox) -> None:
-        self._record.mark("closing")
+        if self._kept:
+            self._kept.end()
+        stats: Mapping[str, float] = {}
         try:
-            self._record.measured_by_backend(sandbox.stats())
+            stats = sandbox.stats()
         finally:
+            self._story.closing(stats)
             sandbox.close()
-        self._record.mark("closed")
         self._sink.finish()
+        self._story.closed()
         if self._user_code_started:
-            self._register(self._record.measurements())
+            self._register(self._story.record.measurements())
 
     def _in_sandbox(self, backend: Backend, sandbox: Sandbox, way: Transport, directory: Path) -> Outcome:
-        task = self._task
+        try:
+            outcome = self._with_guest(backend, sandbox, way, directory)
+        except SandboxError as error:
+            if not self._kept:
+                self._story.record.outcome = f"{type(error).__name__}: {error}"
+                raise
+            outcome = Outcome(1)  # somebody has seen enough of it, and ended it
+        if not self._story.record.outcome:
+            code, number = outcome.code, outcome.signal
+            self._story.record.outcome = f"ended by signal {number}" if number else f"exit code {code}"
+        if outcome.code and self._user_code_started and not (self._task.keep or self._cancelled.is_set()):
+            self._story.progress(words.HOW_TO_KEEP)
+        return outcome
+
+    def _with_guest(self, backend: Backend, sandbox: Sandbox, way: Transport, directory: Path) -> Outcome:
+        task, command = self._task, way.command()
+        if self._debug:
+            self._debug.command(command, way.spec())
+            self._story.progress(f"debug: {self._debug.directory}")
         upload(sandbox, task.uploads, directory)
-        process = sandbox.start(way.command())
+        process = sandbox.start(command)
         self._process = process
-        self._record.mark("opened")
-        self._sink.say(
-            f"{task.backend} {sandbox.id} · isolation {backend.isolation.label} "
-            f"· network {network_label(task.spec)}"
-        )
+        self._story.opened(backend, sandbox.id)
         if self._cancelled.is_set():
             process.kill()
         if task.timeout is not None:
-            forget = self._run.watcher.call_at(time.monotonic() + task.timeout, self._expire)
-        else:
-            forget = None
+            deadline = time.monotonic() + task.timeout
+            self._call_off_timeout = self._run.watcher.call_at(deadline, self._expire)
         try:
             for output in way.output(process):
                 self._sink.feed(output)
             return self._outcome(process.wait())
         finally:
-            if forget is not None:
-                forget()
+            self._call_off_timeout()
 
     def _outcome(self, code: int) -> Outcome:
         if self._timed_out:
-            self._sink.finish()
-            self._sink.say(f"CommandTimeout: the step was ended after its limit of {self._task.timeout:g} s")
+            self._conclude(words.timed_out(self._task.timeout))
             return Outcome(1)
         if self._cancelled.is_set():
+            self._story.record.outcome = "cancelled"
             return Outcome(1, self._signalled)
         if code == 0 and not self._finished:
-            self._sink.finish()
-            self._sink.say(UNFINISHED)
+            self._conclude(words.UNFINISHED)
             return Outcome(1)
         if code in NOT_EXECUTED and not self._user_code_started:
-            self._sink.finish()
-            self._sink.say(
-                f"The sandbox's Python, {interpreter(self._task, self._argv)}, cannot be started: "
-                "executable= names another one, image= another image."
-            )
-        if code > 128 and self._relay is not None:
-            self._relay.heard_out(HEAR_OUT)
+            self._conclude(words.no_python(interpreter(self._task, self._argv)))
+        if self._user_code_started and self._relay is not None:
+            self._relay.lifecycle.heard_out(HEAR_OUT)
         # A step may exit with such a number, too: only where the guest says nothing is it a signal's.
         number = self._guest_signal if self._guest_ended else code - 128
         if number in signal.valid_signals() and number == code - 128:
             if number == signal.SIGKILL:
-                self._sink.finish()
-                self._sink.say(why_killed(self._task.spec))
+                self._conclude(words.killed(self._task.spec.memory))
             return Outcome(code, number)
         return Outcome(code)
+
+    def _conclude(self, why: str) -> None:
+        """Say behind the step's last words why its task ends as it does, and record it."""
+        self._sink.finish()
+        self._sink.say(why)
+        self._story.record.outcome = why
 
     def _register(self, values: Mapping[str, str]) -> None:
         identity = self._task.identity

@@ -31,16 +31,21 @@ def remember(state: LocalState, place: Place) -> None:
 
 def end(base: str, *sandbox_ids: str) -> None:
     """Remove the boxes of these sandboxes and what is remembered of them; idempotent."""
-    places: dict[Place, list[str]] = {}
+    places: dict[Place, list[LocalState]] = {}
     for sandbox_id in sandbox_ids:
         state = LocalState.find(Path(base), sandbox_id)
         if state:
             place = _place(state)
-            state.destroy()
+            # The launcher sees from here on that it is destroyed; what is remembered goes after the box.
+            state.end_processes()
             if place and not _in_use(place):
-                places.setdefault(place, []).append(sandbox_id)
-    for place, names in places.items():
-        _remove(place, names)
+                places.setdefault(place, []).append(state)
+            else:
+                state.destroy()
+    for place, states in places.items():
+        _remove(place, [state.id for state in states])
+        for state in states:
+            state.destroy()
 
 
 def _remove(place: Place, names: list[str]) -> None:
