@@ -24,12 +24,13 @@ from .archives import Archives
 from .environments import Environments
 from .governor import Governor
 from .journal import Journal
+from .outcome import Outcome
 from .output import OURS
 from .protocol import CodeSettings, RunSettings, TaskSettings, decode
 from .reaper import BACKENDS, CLOSING, destroy_all
 from .run_context import RunContext
 from .shim import ENDED
-from .task import Outcome, TaskRun
+from .task import TaskRun
 from .visits import VISITS, receive_visitor
 from .watcher import Watcher
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import random
 import shutil
 import signal
 import socket
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from ..backends import owner
 from ..backends.interface import Backend, Process, Sandbox, SandboxSpec, Stream
-from ..errors import SandboxError, SandboxLost, StartFailed
+from ..errors import SandboxError
 from ..relay.intake import Intake
 from ..relay.policy import Policy
 from ..relay.server import TaskRelay
@@ -26,6 +25,7 @@ from . import words
 from .environments import Environment, Workshop
 from .inside import interpreter
 from .kept import Kept
+from .outcome import Outcome, tried
 from .output import OutputSink
 from .protocol import TaskSettings
 from .reaper import LABEL
@@ -39,18 +39,8 @@ from .uploads import upload
 NOT_EXECUTED = (126, 127)  # what shells and inits end with when a program is not there
 GRACE = 3.0  # seconds between a signal and the end; Metaflow's scheduler kills after 5
 HEAR_OUT = 2.0  # seconds for the guest's last words, sent before its process ended
-BACKOFF = 1.0  # seconds before the second try, doubled for each further one
-MAX_BACKOFF = 60.0  # seconds
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a task ended, for its shim: an exit code, or the signal that ended the step."""
-
-    code: int
-    signal: int = 0
 
 
 class TaskRun:
@@ -175,10 +165,6 @@ class TaskRun:
         except SandboxError as error:
             self._sink.say(f"{type(error).__name__}: {error}")
             outcome = Outcome(1)
-        except OSError as error:
-            log.exception("%s", self._task.identity.key)
-            self._sink.say(f"the sandbox could not be made or read: {error}")
-            outcome = Outcome(1)
         except Exception as error:
             # A backend is foreign code, and its shim must not wait for an answer in vain.
             log.exception("%s", self._task.identity.key)
@@ -190,22 +176,14 @@ class TaskRun:
 
     def _execute(self) -> Outcome:
         tries = self._run.settings.max_infra_retries + 1
-        for number in range(1, tries + 1):
-            try:
-                return self._attempt()
-            except (StartFailed, SandboxLost) as error:  # noqa: PERF203 -- that is the loop
-                if self._user_code_started or self._cancelled.is_set() or number == tries:
-                    raise
-                # Jitter, so that the tasks of a foreach do not come back all at once.
-                pause = min(MAX_BACKOFF, BACKOFF * 2 ** (number - 1)) * random.uniform(0.5, 1.5)  # noqa: S311
-                self._story.again(error, pause)
-                self._sink.say(
-                    f"{type(error).__name__}: {error}\n"
-                    f"No user code has run: trying again in {pause:.1f} s ({number} of {tries - 1})."
-                )
-                if self._cancelled.wait(pause):
-                    raise
-        raise AssertionError("unreachable")
+        return tried(
+            self._attempt, tries, lambda: self._user_code_started or self._cancelled.is_set(), self._again
+        )
+
+    def _again(self, error: SandboxError, number: int, pause: float) -> bool:
+        self._story.again(error, pause)
+        self._sink.say(words.trying_again(error, pause, number, self._run.settings.max_infra_retries))
+        return self._cancelled.wait(pause)
 
     def _attempt(self) -> Outcome:
         backend = self._run.backend(self._task.backend)
@@ -306,8 +284,7 @@ class TaskRun:
                 raise
             outcome = Outcome(1)  # somebody has seen enough of it, and ended it
         if not self._story.record.outcome:
-            code, number = outcome.code, outcome.signal
-            self._story.record.outcome = f"ended by signal {number}" if number else f"exit code {code}"
+            self._story.record.outcome = str(outcome)
         if outcome.code and self._user_code_started and not (self._task.keep or self._cancelled.is_set()):
             self._story.progress(words.HOW_TO_KEEP)
         return outcome
