@@ -21,11 +21,12 @@ demo-cloud:
 test: check
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
-# The flow suite, and more TESTS, on one backend or several: make flows BACKEND="podman boxlite"
+# The flow suite, and more TESTS, on one backend or several, two at a time: make flows BACKEND="podman boxlite"
 flows:
 	scripts/setup $(VENV) $(PYTHON) dev
-	set -e; for backend in $(BACKEND); do METAFLOW_SANDBOX_TESTS_BACKEND=$$backend \
-		$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(FLOWS) $(TESTS); done
+	printf '%s\n' $(BACKEND) | xargs -P 2 -I NAME sh -c 'log=$$(mktemp); \
+		METAFLOW_SANDBOX_TESTS_BACKEND=NAME $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile \
+		$(FLOWS) $(TESTS) >$$log 2>&1; code=$$?; cat $$log; rm $$log; exit $$code'
 
 check:
 	scripts/setup $(VENV) $(PYTHON) dev
