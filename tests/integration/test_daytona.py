@@ -123,8 +123,11 @@ found = []
 for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline") + glob.glob(
     "/var/tmp/**", recursive=True
 ):
-    if os.path.isfile(path) and sys.argv[1].encode()[::-1] in open(path, "rb").read():
-        found.append(path)
+    try:
+        if os.path.isfile(path) and sys.argv[1].encode()[::-1] in open(path, "rb").read():
+            found.append(path)
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # gone in the meantime
 print(found)
 """
     with opened(backend) as sandbox:
