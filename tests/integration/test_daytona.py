@@ -174,7 +174,7 @@ def test_what_is_asked_for(backend: DaytonaBackend, server: DaytonaServer) -> No
     ("network", "asked"),
     [
         ("public", {"networkBlockAll": False}),
-        (("example.org", "*.pypi.org"), {"domainAllowList": "example.org,*.pypi.org"}),
+        (("example.org", "*.example.net"), {"domainAllowList": "example.org,*.example.net"}),
         (("10.0.0.0/8", "1.2.3.4"), {"networkAllowList": "10.0.0.0/8,1.2.3.4/32"}),
     ],
     ids=str,
