@@ -112,7 +112,8 @@ class TaskRun:
         """Record where it runs, while it runs."""
         assert self._sandbox is not None
         backend = self._run.backend(self._task.backend)
-        self._register(identity(self._task.backend, backend, self._sandbox.id, self._task.spec))
+        known = identity(self._task.backend, backend, self._sandbox.id, self._task.spec)
+        self._register({**known, **self._story.record.startup()})
 
     def ended(self, signal: int | None, peak_memory: float | None, cpu_time: float | None) -> None:
         """What the guest says of the step's end."""
