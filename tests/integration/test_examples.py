@@ -6,18 +6,17 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
-
+from .engines import Podman
 from .harness import FlowRun, run_flow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-# The demo's results are no flow, and the demo needs a service: scripts/demo runs both, in CI.
-ELSEWHERE = {"demo.py", "demo_results.py"}
+# Demos need a service or stand-ins: scripts/demo and scripts/demo-cloud run them.
+ELSEWHERE = {"demo.py", "demo_results.py", "demo_cloud.py", "demo_cloud_results.py"}
 
 
-def run_example(name: str, directory: Path, *arguments: str, **env: str) -> FlowRun:
+def run_example(name: str, directory: Path, *arguments: str, check: bool = True, **env: str) -> FlowRun:
     """Run one example in a directory of its own."""
-    return run_flow(Path(shutil.copy(EXAMPLES / name, directory)), "run", *arguments, env=env)
+    return run_flow(Path(shutil.copy(EXAMPLES / name, directory)), "run", *arguments, env=env, check=check)
 
 
 def test_agent_evaluation_counts_what_the_tools_said(tmp_path: Path) -> None:
@@ -43,11 +42,14 @@ def test_native_library_crashes_alone(tmp_path: Path) -> None:
     assert "lengths [8, 11] crashes 2" in run_example("native_library.py", tmp_path).output
 
 
-def test_gpu_multiplies(tmp_path: Path) -> None:
-    """The GPU's example is wrong unnoticed unless somebody with one runs it."""
-    if shutil.which("nvidia-smi") is None or shutil.which("docker") is None:
-        pytest.skip("no GPU with Docker here")
-    assert "trace" in run_example("gpu.py", tmp_path).output
+def test_gpu_multiplies_or_is_refused(tmp_path: Path, podman: Podman) -> None:
+    """Guards against a step that computes without the GPU it asked for, and a pull that is for nothing."""
+    run = run_example("gpu.py", tmp_path, check=False, DOCKER_HOST=podman.url)
+    if run.returncode == 0:
+        assert "trace" in run.output
+    else:
+        assert "gpu" in run.output.lower()
+        assert "pulling" not in run.output
 
 
 def test_every_example_is_run() -> None:
