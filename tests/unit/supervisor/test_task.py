@@ -56,10 +56,12 @@ def test_a_task_that_succeeds(stage: Stage) -> None:
         "sandbox-outcome": "exit code 0",
         "sandbox-peak-memory-mib": "12.3",
         "sandbox-cpu-seconds": metadata["sandbox-cpu-seconds"],
+        "sandbox-startup": metadata["sandbox-startup"],
     }
     timings = json.loads(metadata["sandbox-timings"])
     assert list(timings) == ["queue", "open", "boot", "run", "close"]
     assert all(seconds >= 0 for seconds in timings.values())
+    assert list(json.loads(metadata["sandbox-startup"])) == ["queue", "open", "boot"]
     assert {call[1] for call in stage.services.calls} == {IDENTITY}
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .launch import StepOptions
 
 INSIDE_GUEST = "METAFLOW_SANDBOX_GUEST"
+TIMELINE = "sandbox"  # the type of the card that shows samples
 # Seconds that a step has beyond its @timeout, whose own alarm is what @catch and @retry have to see.
 TIMEOUT_GRACE = 60.0
 # Set by @resources; each is the larger of what it and the decorator ask for, as with @kubernetes.
@@ -34,6 +35,10 @@ SEVERAL_TASKS = """\
 Step *{step}* is marked @{name}, and its first task starts the others (@parallel or an unbounded foreach): \
 a sandbox holds one task only. Leave @{name} off this step, and mark the other steps instead of using --with.\
 """
+
+
+def _has_timeline(decorators: list[Any]) -> bool:
+    return any(deco.name == "card" and deco.attributes.get("type") == TIMELINE for deco in decorators)
 
 
 class SandboxException(MetaflowException):
@@ -239,7 +244,13 @@ class SandboxDecorator(StepDecorator):
         inputs: Any,
     ) -> None:
         """Fail closed: user code outside a sandbox is not run."""
-        if os.environ.get(INSIDE_GUEST) or retry_count > max_retries:
+        if os.environ.get(INSIDE_GUEST):
+            if self._active and _has_timeline(self._decorators):
+                from .samples import start_sampling
+
+                start_sampling()
+            return
+        if retry_count > max_retries:
             return
         sys.stderr.write(NOT_IN_A_SANDBOX.format(step=step_name, name=self.name))
         sys.stderr.flush()

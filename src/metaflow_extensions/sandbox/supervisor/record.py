@@ -81,10 +81,13 @@ class TaskRecord:
             if start in self._times and end in self._times
         ]
 
+    def startup(self) -> Values:
+        """The field to register when the step starts, for cards, which are made before its end."""
+        return {"sandbox-startup": self._phases("queue", "open", "boot")}
+
     def measurements(self) -> Values:
         """The fields to register once the sandbox is closed."""
-        phases = {name: round(self.seconds(*self.phase(name)), 4) for name in PHASES}
-        values = {"sandbox-timings": json.dumps(phases)}
+        values = {"sandbox-timings": self._phases(*PHASES)}
         figures = self.figures()
         if figures.get("peak_memory") is not None:
             values["sandbox-peak-memory-mib"] = f"{figures['peak_memory']:.1f}"
@@ -96,6 +99,9 @@ class TaskRecord:
         if self.outcome:
             values["sandbox-outcome"] = on_one_line(self.outcome[:OUTCOME_LENGTH])
         return values
+
+    def _phases(self, *names: str) -> str:
+        return json.dumps({name: round(self.seconds(*self.phase(name)), 4) for name in names})
 
 
 def identity(name: str, backend: Backend, sandbox_id: str, spec: SandboxSpec) -> Values:

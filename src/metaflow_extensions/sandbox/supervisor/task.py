@@ -106,8 +106,8 @@ class TaskRun:
         """Record where it runs, while it runs."""
         assert self._sandbox is not None
         backend = self._run.backend(self._task.backend)
-        facts = identity(self._task.backend, backend, self._sandbox.id, self._task.spec)
-        self._register({**facts, **packages_of(self._task)})
+        known = identity(self._task.backend, backend, self._sandbox.id, self._task.spec)
+        self._register({**known, **packages_of(self._task), **self._story.record.startup()})
 
     def ended(self, signal: int | None, peak_memory: float | None, cpu_time: float | None) -> None:
         """What the guest says of the step's end."""
