@@ -18,6 +18,7 @@ import pytest
 from .both_ways import Recorded, record
 from .harness import FlowRun
 from .micromamba import channel, stand_in
+from .once import made_by_one, session_directory
 from .packages import BACKENDS, IMAGES_PYTHON, INSTALLS, Place, backend_place
 
 VERSION = ".".join(map(str, sys.version_info[:3]))
@@ -29,14 +30,14 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """One for each way into a sandbox, with micromamba and a channel."""
     if request.param != "bubblewrap" and not VERSION.startswith(IMAGES_PYTHON):
         pytest.skip("the stand-in's Python is the one that it runs in, and the image has another")
-    directory = tmp_path_factory.mktemp(request.param)
+    directory = session_directory(tmp_path_factory, f"conda-{request.param}")
     demos = {f"demo-{number}.0": {"demo/__init__.py": f"VERSION = {number}"} for number in (1, 2)}
     packages = {**demos, "requests-2.32.0": {"requests/__init__.py": ""}}
+    programs = made_by_one(directory, "programs", lambda: str(stand_in(directory)))
+    channels = made_by_one(directory, "channel", lambda: str(channel(directory, VERSION, packages)))
     own = {
-        "PATH": os.pathsep.join(
-            [str(stand_in(directory)), str(Path(sys.executable).parent), os.environ["PATH"]]
-        ),
-        "CONDA_CHANNELS": str(channel(directory, VERSION, packages)),
+        "PATH": os.pathsep.join([programs, str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "CONDA_CHANNELS": channels,
         "MAMBA_ROOT_PREFIX": str(directory / "mamba"),
     }
     with backend_place(request, directory, request.param, own) as found:
@@ -46,13 +47,21 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def failed(place: Place) -> FlowRun:
     """CondaFlow with an empty cache, whose last step fails."""
-    return place.run(*ENVIRONMENT, "run", flow="conda_flow.py", FAIL_AT_END="yes")
+    return made_by_one(
+        place.directory,
+        "failed",
+        lambda: place.run(*ENVIRONMENT, "run", flow="conda_flow.py", FAIL_AT_END="yes"),
+    )
 
 
 @pytest.fixture(scope="module")
 def resumed(place: Place, failed: FlowRun) -> Recorded:
     """The same run, resumed without the failure."""
-    return record(place.run(*ENVIRONMENT, "resume", flow="conda_flow.py"), "CondaFlow")
+    return made_by_one(
+        place.directory,
+        "resumed",
+        lambda: record(place.run(*ENVIRONMENT, "resume", flow="conda_flow.py"), "CondaFlow"),
+    )
 
 
 def test_each_environment_is_made_once(failed: FlowRun) -> None:

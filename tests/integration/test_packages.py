@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from metaflow_extensions.sandbox.packages.uv import find_uv
+from metaflow_extensions.sandbox.errors import PackagesFailed
+from metaflow_extensions.sandbox.packages.uv import ask, find_uv
 
 from .both_ways import Recorded, record
 from .harness import FlowRun
+from .once import made_by_one, session_directory
 from .packages import BACKENDS, INSTALLS, SERVICES, Place, backend_place
 
 
@@ -25,28 +27,29 @@ from .packages import BACKENDS, INSTALLS, SERVICES, Place, backend_place
 def reachable() -> None:
     """The index that uv asks."""
     try:
-        urllib.request.urlopen("https://pypi.org/simple/pip/", timeout=20).close()
-    except (urllib.error.URLError, TimeoutError) as error:
+        ask("pip", "compile", "--quiet", "-", given="six")
+    except PackagesFailed as error:
         pytest.skip(f"the package index can't be reached: {error}")
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """One for each way into a sandbox."""
-    with backend_place(request, tmp_path_factory.mktemp(request.param), request.param) as found:
+    directory = session_directory(tmp_path_factory, f"packages-{request.param}")
+    with backend_place(request, directory, request.param) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def failed(place: Place) -> FlowRun:
     """PackagesFlow with an empty cache, whose last step fails."""
-    return place.run("run", FAIL_AT_END="yes")
+    return made_by_one(place.directory, "failed", lambda: place.run("run", FAIL_AT_END="yes"))
 
 
 @pytest.fixture(scope="module")
 def resumed(place: Place, failed: FlowRun) -> Recorded:
     """The same run, resumed without the failure."""
-    return record(place.run("resume"), "PackagesFlow")
+    return made_by_one(place.directory, "resumed", lambda: record(place.run("resume"), "PackagesFlow"))
 
 
 def seen(recorded: Recorded, step: str) -> Mapping[str, Any]:
@@ -112,23 +115,26 @@ def test_lock_is_on_record(resumed: Recorded) -> None:
     assert metadata["sandbox-environment"]
 
 
-OTHER = "3.12" if sys.version_info[:2] != (3, 12) else "3.13"
+def another_python() -> str | None:
+    """A version that this machine has, beside the one that runs the tests."""
+    for minor in (10, 11, 12, 13):
+        with contextlib.suppress(PackagesFailed):
+            if minor != sys.version_info[1]:
+                ask("python", "find", "--system", "--no-python-downloads", "--no-project", f"3.{minor}")
+                return f"3.{minor}"
+    return None
 
 
-def has_other() -> bool:
-    """Whether this machine has another Python."""
-    command = [find_uv(), "python", "find", "--system", "--no-python-downloads", "--no-project", OTHER]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-@pytest.mark.skipif(not has_other(), reason=f"there is no Python {OTHER} on this machine")
 def test_another_python_of_this_machine(tmp_path: Path) -> None:
     """Guards python= where the launcher's own would be used: Metaflow itself runs in the other one, too."""
+    other = another_python()
+    if other is None:
+        pytest.skip("there is one version of Python on PATH")
     place = Place(tmp_path, {"METAFLOW_SANDBOX_CACHE": str(tmp_path / "cache")})
-    env = {"METAFLOW_SANDBOX_PYTHON": OTHER, "METAFLOW_SANDBOX_PACKAGES": '{"numpy": ""}'}
+    env = {"METAFLOW_SANDBOX_PYTHON": other, "METAFLOW_SANDBOX_PACKAGES": '{"numpy": ""}'}
     recorded = record(place.run("run", "--with", "sandbox", flow="small_flow.py", **env), "SmallFlow")
     for task in recorded.tasks.values():
-        assert task["metadata"]["python_version"].startswith(OTHER)
+        assert task["metadata"]["python_version"].startswith(other)
         assert '"numpy"' in task["metadata"]["sandbox-lock"]
 
 
@@ -152,18 +158,17 @@ dependencies = ["six==1.17.0", "metaflow>=2"]
 """
 
 
-def test_project_of_uv(place: Place) -> None:
+def test_project_of_uv(place: Place, tmp_path: Path) -> None:
     """Guards --environment=uv: an image gets what uv.lock says; beside the launcher's Python it is there."""
-    flow = place.directory / "flow"
-    flow.mkdir(exist_ok=True)
+    flow = tmp_path / "flow"
+    flow.mkdir()
     (flow / "pyproject.toml").write_text(PROJECT)
     subprocess.run([find_uv(), "lock", "--quiet"], cwd=flow, check=True)
-    try:
-        done = place.run("--environment=uv", "run", "--with", "sandbox", flow="small_flow.py")
-    finally:
-        for name in ("pyproject.toml", "uv.lock"):
-            (flow / name).unlink()
-    recorded = record(done, "SmallFlow")
+    settings = {**place.settings, "METAFLOW_SANDBOX_CACHE": str(tmp_path / "cache")}
+    mine = dataclasses.replace(place, directory=tmp_path, settings=settings)
+    recorded = record(
+        mine.run("--environment=uv", "run", "--with", "sandbox", flow="small_flow.py"), "SmallFlow"
+    )
     locks = {task["metadata"].get("sandbox-lock", "") for task in recorded.tasks.values()}
     hosted = place.settings["METAFLOW_SANDBOX_BACKEND"] == "bubblewrap"
     assert all(('"six"' in lock) != hosted and '"metaflow"' not in lock for lock in locks)
