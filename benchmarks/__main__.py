@@ -14,6 +14,7 @@ from .artifacts import artifacts
 from .flow_runs import foreach, linear
 from .images import FLOOR, steps_in_images
 from .machines import steps_in_machines
+from .packages import second_run
 from .report import Row, as_table
 from .service import under_a_service
 from .start import true_in_a_sandbox
@@ -25,6 +26,7 @@ CASES: Mapping[str, Callable[[Path, int], list[Row]]] = {
     "true": true_in_a_sandbox,
     "waiting": waiting_tasks,
     "artifacts": artifacts,
+    "packages": second_run,
     "images": steps_in_images,
     "machines": steps_in_machines,
     "service": under_a_service,

@@ -32,6 +32,10 @@ class DaytonaServer(StandIn):
             cursor = page.get("nextCursor")
         return [sandbox for sandbox in found if sandbox["state"] != "destroying"]
 
+    def most(self) -> int:
+        """Sandboxes at once, since faults were last set."""
+        return int(self.ask("GET", "/most"))
+
     def created(self) -> list[dict[str, Any]]:
         """Every request for a sandbox so far that was not refused."""
         asked: list[dict[str, Any]] = self.ask("GET", "/created")

@@ -50,6 +50,7 @@ class Faults:
     ``boot``, and all only after ``build`` seconds. Lists lag by ``lag`` seconds, removals take ``removal``
     seconds, and every removal but the first meanwhile is a conflict. Without ``walls`` the network is open.
     ``minute`` is how long Daytona's minutes are, ``delay`` how long the way to a sandbox is, in seconds.
+    With ``expired`` its key is one no more.
     """
 
     busy: int = 0
@@ -70,6 +71,7 @@ class Faults:
     walls: bool = True
     minute: float = MINUTE
     delay: float = 0.0
+    expired: bool = False
 
     def waits(self) -> dict[str, str]:
         """The header of an answer 429."""
@@ -150,6 +152,7 @@ class Server:
         self.faults = Faults()
         self.sandboxes: dict[str, Sandbox] = {}
         self.created: list[dict[str, Any]] = []  # what was asked for
+        self.most = 0  # at once, since faults were set
         self._gone: dict[str, Sandbox] = {}  # what lists still have
         self._calls = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -163,6 +166,7 @@ class Server:
             [
                 web.post("/faults", self.set_faults),
                 web.get("/created", self.tell_created),
+                web.get("/most", self.tell_most),
                 web.get("/ttl/{name}", self.tell_ttl),
                 web.post("/vanish/{name}", self.vanish),
                 web.post("/starve/{name}", self.starve),
@@ -186,8 +190,12 @@ class Server:
 
     async def set_faults(self, request: web.Request) -> web.Response:
         """From now on, in place of those before."""
-        self.faults = Faults(**await request.json())
+        self.faults, self.most = Faults(**await request.json()), len(self.sandboxes)
         return web.json_response({})
+
+    async def tell_most(self, _request: web.Request) -> web.Response:
+        """How many sandboxes there were at once."""
+        return web.json_response(self.most)
 
     async def tell_created(self, _request: web.Request) -> web.Response:
         """Every request for a sandbox."""
@@ -236,7 +244,7 @@ class Server:
         if faults.late_create:
             self._later(self._appear(sandbox, faults.late_create))
             raise Refused(502, "bad gateway")
-        self.sandboxes[sandbox.about["name"]] = sandbox
+        self._add(sandbox)
         if faults.build or sandbox.state != "started":
             self._later(self._build(sandbox))
         else:
@@ -406,8 +414,12 @@ class Server:
 
     async def _appear(self, sandbox: Sandbox, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        self.sandboxes[sandbox.about["name"]] = sandbox
+        self._add(sandbox)
         await self._boot(sandbox)
+
+    def _add(self, sandbox: Sandbox) -> None:
+        self.sandboxes[sandbox.about["name"]] = sandbox
+        self.most = max(self.most, len(self.sandboxes))
 
     async def _boot(self, sandbox: Sandbox) -> None:
         about = sandbox.about
@@ -477,7 +489,7 @@ class Server:
         return answer
 
     def _authenticate(self, request: web.Request) -> None:
-        known = request.headers.get("Authorization") == f"Bearer {self._key}"
+        known = request.headers.get("Authorization") == f"Bearer {self._key}" and not self.faults.expired
         if not known and request.path.startswith(("/api/sandbox", "/toolbox")):
             raise Refused(401, "Invalid credentials", "UNAUTHORIZED")
 

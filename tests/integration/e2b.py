@@ -29,6 +29,10 @@ class E2BServer(StandIn):
         found: list[dict[str, Any]] = self.ask("GET", "/v2/sandboxes?limit=1000")
         return found
 
+    def most(self) -> int:
+        """Sandboxes at once, since faults were last set."""
+        return int(self.ask("GET", "/stand-in/most"))
+
     def asked(self, what: str) -> list[dict[str, Any]]:
         """Requests for a "sandbox", a "template" or a "timeout", or ids that were "made" or "ended"."""
         return [request for request in self.ask("GET", "/stand-in/asked") if what in request]

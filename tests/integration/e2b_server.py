@@ -77,7 +77,8 @@ class Faults:
     ``limit`` is the most sandboxes at once; ``lag`` seconds go by before a list shows what was made,
     ``slow_end`` before a sandbox's end is answered; after ``drop_after`` bytes a stream is cut, ``drops``
     times, in the ``way`` "abort" (the connection) or "unavailable" (by the daemon); ``lose_input``
-    answers to input are lost; ``build`` is why no template can be built.
+    answers to input are lost; ``build`` is why no template can be built. ``second`` is how long E2B's seconds
+    are, in seconds, where it counts a sandbox's time to live; with ``expired`` its key is one no more.
     """
 
     refuse: int = 0
@@ -93,6 +94,8 @@ class Faults:
     way: str = "abort"
     lose_input: int = 0
     build: str = ""
+    second: float = 1.0
+    expired: bool = False
 
 
 class Refused(Exception):
@@ -174,6 +177,7 @@ class Server:
         self.templates: dict[str, Template] = {}
         self.once: dict[str, str] = {}
         self.asked: list[dict[str, Any]] = []
+        self.most = 0  # at once, since faults were set
         self.faults = Faults()
         self.tasks: set[asyncio.Task[Any]] = set()
 
@@ -184,6 +188,7 @@ class Server:
         routes = [
             Route("/stand-in/faults", self.set_faults, methods=["POST"]),
             Route("/stand-in/asked", self.tell_asked),
+            Route("/stand-in/most", self.tell_most),
             Route("/stand-in/vanish", self.vanish, methods=["POST"]),
             Route("/v2/sandboxes", self.checked(self.create), methods=["POST"]),
             Route("/v2/sandboxes", self.checked(self.list)),
@@ -216,15 +221,21 @@ class Server:
 
     def authenticate(self, request: Request) -> None:
         """Refuse other keys."""
-        if request.headers.get("X-API-KEY") != self.key:
+        if request.headers.get("X-API-KEY") != self.key or self.faults.expired:
             raise Refused(401, "Invalid API key")
 
     # --- of the tests ---------------------------------------------------------------------------
 
     async def set_faults(self, request: Request) -> Response:
         """From now on."""
-        self.faults = Faults(**await request.json())
+        self.faults, self.most = Faults(**await request.json()), len(self.boxes)
+        for box in self.boxes.values():
+            self.live_on(box, (box.end - datetime.datetime.now(datetime.timezone.utc)).total_seconds())
         return JSONResponse({})
+
+    async def tell_most(self, _request: Request) -> Response:
+        """How many sandboxes there were at once."""
+        return JSONResponse(self.most)
 
     async def tell_asked(self, _request: Request) -> Response:
         """Requests for a sandbox or a template, without the key, and what was made and ended for them."""
@@ -285,6 +296,7 @@ class Server:
         machine = Machine(self.place / name, network=False, **limits)  # type: ignore[arg-type]  # one of each
         box = Box(name, template, asked.metadata, machine, now, now)
         self.boxes[name] = box
+        self.most = max(self.most, len(self.boxes))
         self.live_on(box, asked.timeout)
         self.asked.append({"made": name})
         return box
@@ -294,7 +306,9 @@ class Server:
         if box.timer:
             box.timer.cancel()
         box.end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
-        box.timer = asyncio.get_running_loop().call_later(seconds, lambda: self.later(self.end(box)))
+        box.timer = asyncio.get_running_loop().call_later(
+            seconds * self.faults.second, lambda: self.later(self.end(box))
+        )
 
     async def list(self, request: Request) -> Response:
         """A page of them."""
@@ -608,7 +622,7 @@ async def serve(key: str, port: int) -> None:
     web.should_exit = True
     await serving
     burying.cancel()
-    shutil.rmtree(place)
+    shutil.rmtree(place, ignore_errors=True)  # machines that go remove theirs, too
 
 
 def main() -> None:

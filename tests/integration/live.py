@@ -38,6 +38,15 @@ class Process:
         """The name of its program."""
         return Path(self.argv[0]).name if self.argv else ""
 
+    @property
+    def memory(self) -> float:
+        """In MiB: its own pages, and a share of those that other processes map too; 0 once it is gone."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) / 1024
+        return 0.0
+
     def runs(self, script: str) -> bool:
         """Whether it is a Python process whose script is that one."""
         return self.program.startswith("python") and any(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .clouds import all_once, bodies
 from .e2b import KEY, E2BServer, e2b_server
 from .harness import FlowRun, place_flow, run_flow
 from .live import LiveFlow, live_flow
@@ -32,18 +32,6 @@ def env(server: E2BServer) -> Iterator[Mapping[str, str]]:
     """What leads to E2B; afterwards nothing is left there."""
     yield {**server.settings, "METAFLOW_SANDBOX_BACKEND": "e2b"}
     assert server.sandboxes() == []
-
-
-def bodies(run: FlowRun) -> list[str]:
-    """What the bodies printed, in order of their numbers."""
-    return sorted(re.findall(r"\] (body \d+ runs as attempt \d+)", run.output))
-
-
-def all_once(run: FlowRun, width: int) -> bool:
-    """Whether a run of LifeFlow is whole, and none of its bodies ran twice."""
-    results = f"results {[10 * number for number in range(width)]}"
-    expected = sorted(f"body {number} runs as attempt 0" for number in range(width))
-    return run.returncode == 0 and results in run.output and bodies(run) == expected
 
 
 def test_a_wide_foreach_waits_for_what_the_account_allows(

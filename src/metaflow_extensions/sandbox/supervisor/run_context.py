@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..backends.interface import Backend
 from ..relay.services import Limits, Services
 from .archives import Archives
+from .environments import Environments
 from .governor import Governor
 from .journal import Journal
 from .protocol import RunSettings
@@ -31,6 +32,7 @@ class RunContext:
     code: Callable[[], Path]
     archives: Archives
     governor: Callable[[str], Governor]
+    environments: Environments
     journal: Journal = field(default_factory=Journal)
 
     @property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import logging
-import random
 import shutil
 import signal
 import socket
@@ -15,38 +16,31 @@ from pathlib import Path
 
 from ..backends import owner
 from ..backends.interface import Backend, Process, Sandbox, SandboxSpec, Stream
-from ..errors import SandboxError, SandboxLost, StartFailed
+from ..errors import SandboxError
 from ..relay.intake import Intake
 from ..relay.policy import Policy
 from ..relay.server import TaskRelay
 from ..relay.vetting import ArtifactPolicy
 from . import words
+from .environments import Environment, Workshop
 from .inside import interpreter
 from .kept import Kept
+from .outcome import Outcome, tried
 from .output import OutputSink
 from .protocol import TaskSettings
 from .reaper import LABEL
-from .record import identity, launcher_facts
+from .record import identity, launcher_facts, packages_of
 from .run_context import RunContext
 from .story import Story
 from .tail import Tail
 from .transports import Surroundings, Transport, transport
+from .uploads import upload
 
 NOT_EXECUTED = (126, 127)  # what shells and inits end with when a program is not there
 GRACE = 3.0  # seconds between a signal and the end; Metaflow's scheduler kills after 5
 HEAR_OUT = 2.0  # seconds for the guest's last words, sent before its process ended
-BACKOFF = 1.0  # seconds before the second try, doubled for each further one
-MAX_BACKOFF = 60.0  # seconds
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a task ended, for its shim: an exit code, or the signal that ended the step."""
-
-    code: int
-    signal: int = 0
 
 
 class TaskRun:
@@ -112,7 +106,8 @@ class TaskRun:
         """Record where it runs, while it runs."""
         assert self._sandbox is not None
         backend = self._run.backend(self._task.backend)
-        self._register(identity(self._task.backend, backend, self._sandbox.id, self._task.spec))
+        known = identity(self._task.backend, backend, self._sandbox.id, self._task.spec)
+        self._register({**known, **packages_of(self._task), **self._story.record.startup()})
 
     def ended(self, signal: int | None, peak_memory: float | None, cpu_time: float | None) -> None:
         """What the guest says of the step's end."""
@@ -170,10 +165,6 @@ class TaskRun:
         except SandboxError as error:
             self._sink.say(f"{type(error).__name__}: {error}")
             outcome = Outcome(1)
-        except OSError as error:
-            log.exception("%s", self._task.identity.key)
-            self._sink.say(f"the sandbox could not be made or read: {error}")
-            outcome = Outcome(1)
         except Exception as error:
             # A backend is foreign code, and its shim must not wait for an answer in vain.
             log.exception("%s", self._task.identity.key)
@@ -185,26 +176,29 @@ class TaskRun:
 
     def _execute(self) -> Outcome:
         tries = self._run.settings.max_infra_retries + 1
-        for number in range(1, tries + 1):
-            try:
-                return self._attempt()
-            except (StartFailed, SandboxLost) as error:  # noqa: PERF203 -- that is the loop
-                if self._user_code_started or self._cancelled.is_set() or number == tries:
-                    raise
-                # Jitter, so that the tasks of a foreach do not come back all at once.
-                pause = min(MAX_BACKOFF, BACKOFF * 2 ** (number - 1)) * random.uniform(0.5, 1.5)  # noqa: S311
-                self._story.again(error, pause)
-                self._sink.say(
-                    f"{type(error).__name__}: {error}\n"
-                    f"No user code has run: trying again in {pause:.1f} s ({number} of {tries - 1})."
-                )
-                if self._cancelled.wait(pause):
-                    raise
-        raise AssertionError("unreachable")
+        return tried(
+            self._attempt, tries, lambda: self._user_code_started or self._cancelled.is_set(), self._again
+        )
+
+    def _again(self, error: SandboxError, number: int, pause: float) -> bool:
+        self._story.again(error, pause)
+        self._sink.say(words.trying_again(error, pause, number, self._run.settings.max_infra_retries))
+        return self._cancelled.wait(pause)
 
     def _attempt(self) -> Outcome:
+        backend = self._run.backend(self._task.backend)
+        workshop = Workshop(
+            backend,
+            lambda spec: self._made(backend, lambda: spec),
+            functools.partial(setattr, self, "_process"),
+            self._story.progress,
+            self._cancelled.is_set,
+        )
+        with self._run.environments.of(self._task, self._argv, workshop) as environment:
+            return self._attempt_with(environment, backend)
+
+    def _attempt_with(self, environment: Environment | None, backend: Backend) -> Outcome:
         task, settings = self._task, self._run.settings
-        backend = self._run.backend(task.backend)
         directory = Path(settings.directory, f"t{abs(hash(task.identity)):x}-{threading.get_ident():x}")
         directory.mkdir()
         self._relay = TaskRelay(
@@ -236,20 +230,26 @@ class TaskRun:
                 self._run.watcher,
                 self._run.code,
                 self._run.archives,
+                environment,
             ),
         )
         try:
-            with self._run.governor(task.backend).sandbox(
-                lambda: self._open(backend, way.spec()), self._story.progress, self._cancelled.is_set
-            ) as self._sandbox:
+            with self._made(backend, way.spec) as self._sandbox:
                 try:
-                    return self._in_sandbox(backend, self._sandbox, way)
+                    return self._in_sandbox(backend, self._sandbox, way, directory)
                 finally:
                     self._close(self._sandbox)
         finally:
             way.close()
             self._relay.close()
             shutil.rmtree(directory)
+
+    def _made(
+        self, backend: Backend, spec: Callable[[], SandboxSpec]
+    ) -> contextlib.AbstractContextManager[Sandbox]:
+        return self._run.governor(self._task.backend).sandbox(
+            lambda: self._open(backend, spec()), self._story.progress, self._cancelled.is_set
+        )
 
     def _open(self, backend: Backend, spec: SandboxSpec) -> Sandbox:
         labels = {
@@ -275,26 +275,26 @@ class TaskRun:
         if self._user_code_started:
             self._register(self._story.record.measurements())
 
-    def _in_sandbox(self, backend: Backend, sandbox: Sandbox, way: Transport) -> Outcome:
+    def _in_sandbox(self, backend: Backend, sandbox: Sandbox, way: Transport, directory: Path) -> Outcome:
         try:
-            outcome = self._with_guest(backend, sandbox, way)
+            outcome = self._with_guest(backend, sandbox, way, directory)
         except SandboxError as error:
             if not self._kept:
                 self._story.record.outcome = f"{type(error).__name__}: {error}"
                 raise
             outcome = Outcome(1)  # somebody has seen enough of it, and ended it
         if not self._story.record.outcome:
-            code, number = outcome.code, outcome.signal
-            self._story.record.outcome = f"ended by signal {number}" if number else f"exit code {code}"
+            self._story.record.outcome = str(outcome)
         if outcome.code and self._user_code_started and not (self._task.keep or self._cancelled.is_set()):
             self._story.progress(words.HOW_TO_KEEP)
         return outcome
 
-    def _with_guest(self, backend: Backend, sandbox: Sandbox, way: Transport) -> Outcome:
+    def _with_guest(self, backend: Backend, sandbox: Sandbox, way: Transport, directory: Path) -> Outcome:
         task, command = self._task, way.command()
         if self._debug:
             self._debug.command(command, way.spec())
             self._story.progress(f"debug: {self._debug.directory}")
+        upload(sandbox, task.uploads, directory)
         process = sandbox.start(command)
         self._process = process
         self._story.opened(backend, sandbox.id)

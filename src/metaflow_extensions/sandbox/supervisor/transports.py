@@ -7,7 +7,7 @@ import dataclasses
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from ..backends.interface import Command, Feature, Mount, Output, Process, SandboxSpec, Stream
@@ -15,6 +15,7 @@ from ..guest import stdio, unpack
 from ..relay.server import TaskRelay
 from ..relay.stdio import StdioRelay
 from .archives import Archives, framed, task_archive
+from .environments import Environment
 from .inside import (
     CODE,
     INSIDE,
@@ -44,6 +45,12 @@ class Surroundings:
     watcher: Watcher
     code: Callable[[], Path]
     archives: Archives
+    environment: Environment | None = None
+
+    @property
+    def packages(self) -> PurePosixPath | None:
+        """Where the step's packages are inside."""
+        return self.environment.place if self.environment else None
 
 
 class Transport(Protocol):
@@ -79,7 +86,9 @@ class Mounts:
         here = self._here
         mounts = [*here.task.spec.mounts, Mount(here.code(), INSIDE / CODE)]
         mounts.append(Mount(here.directory / RELAY, INSIDE / RELAY, read_only=False))
-        if not here.task.spec.python:
+        if here.environment:
+            mounts.append(Mount(here.environment.directory, here.environment.place))
+        if not here.task.hosted:
             mounts += [
                 Mount(Path(source), INSIDE / LIBRARIES / name) for name, source in here.run.libraries.items()
             ]
@@ -94,11 +103,11 @@ class Mounts:
     def command(self) -> Command:
         """The guest's bootstrap."""
         here = self._here
-        words = step_words(here.run, here.task, here.argv)
+        words = step_words(here.run, here.task, here.argv, here.packages)
         python = interpreter(here.task, here.argv)
         return Command(
             [python, "-I", "-S", bootstrap(here.task), str(INSIDE / CODE), "--", *words],
-            env=step_variables(here.task),
+            env=step_variables(here.task, here.packages),
         )
 
     def output(self, process: Process) -> Iterable[Output]:
@@ -124,11 +133,11 @@ class Pipes:
     def command(self) -> Command:
         """A program that unpacks what comes over stdin."""
         here = self._here
-        words = step_words(here.run, here.task, here.argv)
+        words = step_words(here.run, here.task, here.argv, here.packages)
         program = Path(unpack.__file__).read_text()
         return Command(
             [interpreter(here.task, here.argv), "-I", "-S", "-c", program, str(INSIDE / CODE), "--", *words],
-            env=step_variables(here.task),
+            env=step_variables(here.task, here.packages),
             stdin=True,
         )
 
@@ -136,8 +145,11 @@ class Pipes:
         """The step's own output, taken out of what the command writes."""
         here = self._here
         channels = StdioRelay(self._relay.accept, process.send)
-        archives = [here.archives.of_run(here.code(), hosted=here.task.spec.python is not None)]
-        channels.send_ahead(framed(*archives, task_archive(files_of(here.argv), here.directory)))
+        archives = [here.archives.of_run(here.code(), hosted=here.task.hosted)]
+        archives.append(task_archive(files_of(here.argv), here.directory))
+        if here.environment:
+            archives.append(here.environment.archive())
+        channels.send_ahead(framed(*archives))
         try:
             for output in process.output():
                 if output.stream is Stream.STDERR:
