@@ -29,7 +29,8 @@ from metaflow_extensions.sandbox.relay.services import SecretSource
 from metaflow_extensions.sandbox.supervisor.archives import Archives
 from metaflow_extensions.sandbox.supervisor.governor import Governor
 from metaflow_extensions.sandbox.supervisor.protocol import RunSettings, TaskSettings
-from metaflow_extensions.sandbox.supervisor.task import Outcome, RunContext, TaskRun
+from metaflow_extensions.sandbox.supervisor.run_context import RunContext
+from metaflow_extensions.sandbox.supervisor.task import Outcome, TaskRun
 from metaflow_extensions.sandbox.supervisor.watcher import Watcher
 
 from ..relay.parts import IDENTITY, STORE, WAIT, RememberingServices

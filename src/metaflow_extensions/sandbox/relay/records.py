@@ -86,3 +86,18 @@ def check_question(
         raise RelayError(f"read of the metadata of {'/'.join(path)[:200]!r} ({kind[:40]!r}): not this run")
     if not all(key in FILTERS and isinstance(value, str) for key, value in filters.items()):
         raise RelayError("the metadata filters are not tags")
+
+
+def check_artifact(
+    entry: Mapping[str, str | None], datastore: str, accepted: Mapping[str, tuple[str, str]]
+) -> None:
+    """Raise RelayError unless the fields of a DataArtifact are those of one that the task has handed in.
+
+    ``datastore`` is TYPE@ROOT, ``accepted`` maps names to (SHA-1, encoding).
+    """
+    name = check_name("the artifact", str(entry["name"]))
+    if f"{entry['ds_type']}@{entry['ds_root']}" != datastore or entry["url"] is not None:
+        raise RelayError(f"the artifact {name!r} in another storage than the task's")
+    # Metaflow's client unpickles what is registered, and only what was handed in was vetted.
+    if accepted.get(name) != (entry["sha"], entry["type"]):
+        raise RelayError(f"the artifact {name!r} is not what the task has saved")

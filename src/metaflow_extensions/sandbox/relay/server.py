@@ -25,7 +25,7 @@ from .answers import drain, encode_answer
 from .arguments import integer, items, optional_mapping, optional_number, optional_text, text, texts
 from .intake import Intake
 from .policy import Kind, Policy
-from .records import check_entry, check_name, check_question
+from .records import check_artifact, check_entry, check_question
 from .services import Limits, SecretSource, Services, Witness
 from .stdio import Channel
 
@@ -43,8 +43,8 @@ class TaskRelay:
 
     ``services`` may take a moment the first time: Metaflow is being imported. ``datastore`` is where the
     task's results go, as TYPE@ROOT; ``stores`` maps all storages that it may name to whether it may write
-    there; ``secrets`` are those that
-    its step declares; ``facts`` are the metadata fields whose values the launcher knows.
+    there; ``secrets`` are those that its step declares; ``facts`` are the metadata fields whose values the
+    launcher knows. A task in ``direct`` mode may have credentials of the datastore.
     """
 
     policy: Policy
@@ -56,6 +56,7 @@ class TaskRelay:
     secrets: Sequence[SecretSource] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
+    direct: bool = False
 
     def __post_init__(self) -> None:
         self._lifecycle: BinaryIO | None = None
@@ -83,6 +84,7 @@ class TaskRelay:
             "heartbeat": self._heartbeat,
             "metadata_object": self._metadata_object,
             "secret": self._secret,
+            "s3_credentials": self._s3_credentials,
             "started": self._started,
             "ended": self._ended,
         }
@@ -292,12 +294,7 @@ class TaskRelay:
             for item in items(header, "items")
         ]
         for entry in entries:
-            name = check_name("the artifact", str(entry["name"]))
-            if f"{entry['ds_type']}@{entry['ds_root']}" != self.datastore or entry["url"] is not None:
-                raise RelayError(f"the artifact {name!r} in another storage than the task's")
-            # Metaflow's client unpickles what is registered, and only what was handed in was vetted.
-            if self.intake.accepted.get(name) != (entry["sha"], entry["type"]):
-                raise RelayError(f"the artifact {name!r} is not what the task has saved")
+            check_artifact(entry, self.datastore, self.intake.accepted)
         self.intake.budget.take_pieces(len(entries))
         self.services().register_artifacts(self.policy.identity, entries)
         return {}
@@ -322,6 +319,11 @@ class TaskRelay:
                 # The role is the launcher's own: a guest must not choose whose credentials are used.
                 return {"values": self.services().secret(declared)}
         raise RelayError(f"the secret {name[:200]!r} of {kind!r}: the step's @secrets does not name it")
+
+    def _s3_credentials(self, *_: object) -> Header:
+        if not self.direct:
+            raise RelayError("the datastore's credentials: the step does not have datastore_access='direct'")
+        return {"credentials": self.services().s3_credentials(self.policy.identity)}
 
     def _started(self, _header: Header, _reader: BinaryIO, writer: BinaryIO) -> None:
         with self._lock:

@@ -22,8 +22,9 @@ from .archives import Archives
 from .governor import Governor
 from .protocol import CodeSettings, RunSettings, TaskSettings, decode
 from .reaper import BACKENDS, CLOSING, destroy_all
+from .run_context import RunContext
 from .shim import ENDED
-from .task import Outcome, RunContext, TaskRun
+from .task import Outcome, TaskRun
 from .watcher import Watcher
 
 MAX_REQUEST = 8 << 20  # bytes; Linux allows about 2 MiB of arguments

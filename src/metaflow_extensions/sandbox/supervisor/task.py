@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..backends.interface import Backend, Process, Sandbox, SandboxSpec, Stream
@@ -17,17 +17,15 @@ from ..errors import SandboxError, SandboxLost, StartFailed
 from ..relay.intake import Intake
 from ..relay.policy import Policy
 from ..relay.server import TaskRelay
-from ..relay.services import Limits, Services
 from ..relay.vetting import ArtifactPolicy
-from .archives import Archives
-from .governor import Governor
-from .inside import interpreter
+from .direct import DirectTask
+from .inside import files_of, interpreter
 from .output import OutputSink
-from .protocol import RunSettings, TaskSettings
+from .protocol import TaskSettings
 from .reaper import LABEL
 from .record import TaskRecord, identity, launcher_facts, network_label
+from .run_context import RunContext
 from .transports import Surroundings, Transport, transport
-from .watcher import Watcher
 
 NOT_EXECUTED = (126, 127)  # what shells and inits end with when a program is not there
 GRACE = 3.0  # seconds between a signal and the end; Metaflow's scheduler kills after 5
@@ -38,24 +36,6 @@ BACKOFF = 1.0  # seconds before the second try, doubled for each further one
 MAX_BACKOFF = 60.0  # seconds
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class RunContext:
-    """What the tasks of a run share."""
-
-    settings: RunSettings
-    watcher: Watcher
-    services: Callable[[], Services]
-    backend: Callable[[str], Backend]
-    code: Callable[[], Path]
-    archives: Archives
-    governor: Callable[[str], Governor]
-
-    @property
-    def limits(self) -> Limits:
-        """The run's limits, in bytes."""
-        return Limits(artifact=self.settings.max_artifact << 20, task=self.settings.max_upload << 20)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +55,7 @@ class TaskRun:
         self._argv = argv
         self._sink = OutputSink({Stream.STDOUT: out, Stream.STDERR: err}, run.settings.max_output << 20)
         self._relay: TaskRelay | None = None
+        self._direct: DirectTask | None = None
         self._process: Process | None = None
         self._cancelled = threading.Event()
         self._signalled = 0
@@ -126,6 +107,8 @@ class TaskRun:
         assert self._sandbox is not None
         backend = self._run.backend(self._task.backend)
         self._register(identity(self._task.backend, backend, self._sandbox.id, self._task.spec))
+        if self._direct:
+            self._direct.watch()
 
     def ended(self, signal: int | None, peak_memory: float | None, cpu_time: float | None) -> None:
         """What the guest says of the step's end."""
@@ -203,22 +186,28 @@ class TaskRun:
         backend = self._run.backend(task.backend)
         directory = Path(settings.directory, f"t{abs(hash(task.identity)):x}-{threading.get_ident():x}")
         directory.mkdir()
+        intake = Intake(
+            task.identity.flow,
+            directory,
+            self._run.limits,
+            ArtifactPolicy(settings.artifacts, tuple(settings.artifact_globals)),
+            direct=task.direct is not None,
+        )
+        facts = launcher_facts(settings.datastore, task.env)
         self._relay = TaskRelay(
             Policy(task.identity, frozenset(task.inputs)),
             self._run.services,
             self,
-            Intake(
-                task.identity.flow,
-                directory,
-                self._run.limits,
-                ArtifactPolicy(settings.artifacts, tuple(settings.artifact_globals)),
-            ),
+            intake,
             settings.datastore,
             task.storages,
             task.secrets,
-            launcher_facts(settings.datastore, task.env),
+            facts,
             self._run.limits,
+            direct=task.direct is not None,
         )
+        if task.direct:
+            self._direct = DirectTask(self._run, task, self, intake, facts)
         way = transport(
             backend.features,
             self._relay,
@@ -230,20 +219,29 @@ class TaskRun:
                 self._run.watcher,
                 self._run.code,
                 self._run.archives,
+                lambda: self._files(directory),
             ),
         )
         try:
-            with self._run.governor(task.backend).sandbox(
-                lambda: self._open(backend, way.spec()), self._sink.say, self._cancelled.is_set
-            ) as self._sandbox:
-                try:
-                    return self._in_sandbox(backend, self._sandbox, way)
-                finally:
-                    self._close(self._sandbox)
+            try:
+                outcome = self._with_sandbox(backend, way)
+            finally:
+                if self._direct and self._user_code_started:
+                    self._direct.settle(cancelled=self._cancelled.is_set())
+            return self._unfinished() if outcome == Outcome(0) and not self._finished else outcome
         finally:
             way.close()
             self._relay.close()
             shutil.rmtree(directory)
+
+    def _with_sandbox(self, backend: Backend, way: Transport) -> Outcome:
+        with self._run.governor(self._task.backend).sandbox(
+            lambda: self._open(backend, way.spec()), self._sink.say, self._cancelled.is_set
+        ) as self._sandbox:
+            try:
+                return self._in_sandbox(backend, self._sandbox, way)
+            finally:
+                self._close(self._sandbox)
 
     def _open(self, backend: Backend, spec: SandboxSpec) -> Sandbox:
         labels = {**spec.labels, LABEL: Path(self._run.settings.directory).name}
@@ -291,13 +289,6 @@ class TaskRun:
             return Outcome(1)
         if self._cancelled.is_set():
             return Outcome(1, self._signalled)
-        if code == 0 and not self._finished:
-            self._sink.finish()
-            self._sink.say(
-                "The step's process ended without saving its results (os._exit, or its parent was killed): "
-                "the task has failed."
-            )
-            return Outcome(1)
         if code in NOT_EXECUTED and not self._user_code_started:
             self._sink.finish()
             self._sink.say(
@@ -314,6 +305,18 @@ class TaskRun:
                 self._sink.say(self._why_killed())
             return Outcome(code, number)
         return Outcome(code)
+
+    def _unfinished(self) -> Outcome:
+        self._sink.finish()
+        self._sink.say(
+            "The step's process ended without saving its results (os._exit, or its parent was killed): "
+            "the task has failed."
+        )
+        return Outcome(1)
+
+    def _files(self, directory: Path) -> Mapping[str, Path]:
+        python = interpreter(self._task, self._argv)
+        return {**files_of(self._argv), **(self._direct.files(directory, python) if self._direct else {})}
 
     def _why_killed(self) -> str:
         memory = self._task.spec.memory
