@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from .both_ways import BothWays
+from .s3 import bucket
 from .tour import check_cards, check_tour, run_tour
-
-BUCKET = "sandbox-tests"
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Mapping[str, str]]:
     """The environment of a launcher whose datastore is a bucket of a server in this process."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
-    boto3 = importlib.import_module("boto3")
-    boto3.client("s3", endpoint_url=endpoint, **keys).create_bucket(Bucket=BUCKET)
-    yield {
-        "METAFLOW_DEFAULT_DATASTORE": "s3",
-        "METAFLOW_DATASTORE_SYSROOT_S3": f"s3://{BUCKET}/metaflow",
-        "METAFLOW_S3_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    server.stop()
+    with bucket() as made:
+        yield made.settings
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import pytest
 from metaflow_extensions.sandbox.backends.interface import Feature, Mount, SandboxSpec
 from metaflow_extensions.sandbox.guest.unpack import SIZE
 from metaflow_extensions.sandbox.supervisor.archives import Archives, framed, task_archive
+from metaflow_extensions.sandbox.supervisor.inside import files_of
 from metaflow_extensions.sandbox.supervisor.protocol import RunSettings
 from metaflow_extensions.sandbox.supervisor.transports import Mounts, Pipes, Surroundings, transport
 from metaflow_extensions.sandbox.supervisor.watcher import Watcher
@@ -54,6 +55,7 @@ def here() -> Iterator[Surroundings]:
             watcher,
             lambda: place / "code",
             Archives(place, run.libraries),
+            lambda: files_of(ARGV),
         )
         watcher.stop()
 
