@@ -78,7 +78,8 @@ def test_files_of_options_are_copied(here: Surroundings) -> None:
     """Guards files that Metaflow names on the command line: a copy is shown, not the launcher's own."""
     config = here.directory / "tmpconfig"
     config.write_text("{}")
-    naming = dataclasses.replace(here, argv=[*ARGV, "--local-config-file", str(config)])
+    argv = [*ARGV, "--local-config-file", str(config)]
+    naming = dataclasses.replace(here, argv=argv, files=lambda: files_of(argv))
     way = transport(MOUNTS, Bench(here.directory).relay, naming)
     shown = {str(mount.target): mount for mount in way.spec().mounts}["/run/metaflow-sandbox/config.json"]
     assert shown.source != config

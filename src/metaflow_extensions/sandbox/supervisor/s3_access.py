@@ -26,7 +26,7 @@ from ..errors import BackendUnavailable
 from ..guest.credentials import FRESH, seconds_left
 from ..relay.policy import TaskIdentity
 from .s3_errors import explain
-from .s3_policy import MAX_POLICY, joined, session_policy, split, temporary_request
+from .s3_policy import joined, session_policy, split, temporary_request
 
 R2 = ".r2.cloudflarestorage.com"
 CLOUDFLARE = "https://api.cloudflare.com/client/v4"
@@ -133,15 +133,16 @@ class S3Access:
                 params = {"endpoint_url": endpoint} if endpoint else {}
                 region = {"region_name": place.region} if place.region else {}
                 self._sts = get_aws_client("sts", client_params={**params, **region})
-        policy = session_policy(
-            task, self.root, CARD_S3ROOT or self.root, DATATOOLS_S3ROOT, encryption=not place.custom
-        )
         name = SESSION_NAME.sub("-", f"metaflow-{task.run}-{task.step}-{task.task}")[:MAX_SESSION_NAME]
-        if len(policy) > MAX_POLICY:
-            raise BackendUnavailable(
-                f"the session policy of this task has {len(policy)} characters, and STS takes {MAX_POLICY}: "
-                "shorten the prefixes of METAFLOW_DATASTORE_SYSROOT_S3 and METAFLOW_CARD_S3ROOT"
+        try:
+            policy = session_policy(
+                task, self.root, CARD_S3ROOT or self.root, DATATOOLS_S3ROOT, encryption=not place.custom
             )
+        except ValueError as error:
+            raise BackendUnavailable(
+                f"{error}: shorten METAFLOW_DATASTORE_SYSROOT_S3 or the flow's name, or unset "
+                "METAFLOW_SANDBOX_S3_ROLE_ARN"
+            ) from error
         try:
             given = self._sts.assume_role(
                 RoleArn=setting("S3_ROLE_ARN"),

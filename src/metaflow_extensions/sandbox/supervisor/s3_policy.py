@@ -21,36 +21,35 @@ WRITE = ["s3:PutObject", "s3:AbortMultipartUpload"]
 def session_policy(
     task: TaskIdentity, datastore: str, cards: str, datatools: str | None, *, encryption: bool
 ) -> str:
-    """The policy as JSON. The roots are URLs such as s3://bucket/prefix.
+    """The narrowest policy that fits, as JSON. The roots are URLs such as s3://bucket/prefix.
 
     Read: all of the flow, whose blobs any task may share. Written: the attempt's own files but the two that
-    the launcher writes, the flow's blobs, the task's cards, and what the run keeps with ``S3(run=self)``.
-    ``encryption`` lets it use the keys of encrypted buckets.
+    the launcher writes, the flow's blobs, the task's cards, and what the run keeps with ``S3(run=self)``. Where
+    names are too long for that, all of the flow but those two. ``encryption`` lets it use the keys of encrypted
+    buckets. Raises ValueError when even that does not fit.
     """
     flow, run = task.flow, task.run
-    own = f"{flow}/{task.pathspec}"
-    written = [
+    roots = [root for root in (datastore, cards, datatools) if root]
+    whole = [resource(root, f"{flow}/*") for root in roots]
+    own = [
         resource(datastore, f"{flow}/data/*"),
-        resource(datastore, f"{own}/{task.attempt}.*"),
+        resource(datastore, f"{flow}/{task.pathspec}/{task.attempt}.*"),
         resource(cards, f"{flow}/runs/{run}/*{task.task}/*"),
+        *([resource(datatools, f"{flow}/{run}/*")] if datatools else []),
     ]
-    read = [resource(datastore, f"{flow}/*"), resource(cards, f"{flow}/*")]
-    if datatools:
-        written.append(resource(datatools, f"{flow}/{run}/*"))
-        read.append(resource(datatools, f"{flow}/*"))
-    statements: list[dict[str, Any]] = [
-        statement("Allow", READ, read),
-        statement("Allow", WRITE, written),
-        statement(
-            "Deny",
-            WRITE,
-            [resource(datastore, path) for path in draft_names(f"{flow}/{task.key}")],
-        ),
-        *listings([root for root in (datastore, cards, datatools) if root], flow),
-    ]
+    launchers = [resource(datastore, path) for path in draft_names(f"{flow}/{task.key}")]
+    common = [statement("Deny", WRITE, launchers), *listings(roots, flow)]
     if encryption:
-        statements.append(statement("Allow", ["kms:Decrypt", "kms:GenerateDataKey"], ["*"]))
-    return json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"))
+        common.append(statement("Allow", ["kms:Decrypt", "kms:GenerateDataKey"], ["*"]))
+    for allowed in (
+        [statement("Allow", READ, whole), statement("Allow", WRITE, own)],
+        [statement("Allow", READ + WRITE, whole)],
+    ):
+        document = {"Version": "2012-10-17", "Statement": allowed + common}
+        policy = json.dumps(document, separators=(",", ":"))
+        if len(policy) <= MAX_POLICY:
+            return policy
+    raise ValueError(f"a session policy of {len(policy)} characters, and STS takes {MAX_POLICY}")
 
 
 def listings(roots: Iterable[str], flow: str) -> Iterable[dict[str, Any]]:
