@@ -24,9 +24,9 @@ def session_policy(
     """The narrowest policy that fits, as JSON. The roots are URLs such as s3://bucket/prefix.
 
     Read: all of the flow, whose blobs any task may share. Written: the attempt's own files but the two that
-    the launcher writes, the flow's blobs, the task's cards, and what the run keeps with ``S3(run=self)``. Where
-    names are too long for that, all of the flow but those two. ``encryption`` lets it use the keys of encrypted
-    buckets. Raises ValueError when even that does not fit.
+    the launcher writes, the flow's blobs, the task's cards, and what the run keeps with ``S3(run=self)``.
+    Where names are too long for that, all of the flow but those two. ``encryption`` lets it use the keys of
+    encrypted buckets. Raises ValueError when even that does not fit.
     """
     flow, run = task.flow, task.run
     roots = [root for root in (datastore, cards, datatools) if root]
