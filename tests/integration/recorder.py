@@ -17,10 +17,12 @@ PER_CONNECTION = ("content-length", "transfer-encoding", "connection")
 
 @dataclass
 class Recorder:
-    """Where the proxy is, and (method, path) of every request so far."""
+    """Where the proxy is, and (method, path) of every request so far; while ``away``, it turns them away."""
 
     url: str
     requests: list[tuple[str, str]] = field(default_factory=list)
+    away: bool = False
+    turned_away: int = 0
 
     def heartbeats(self, flow: str) -> list[str]:
         """The steps whose tasks' hearts have beaten, once a beat."""
@@ -35,6 +37,10 @@ def recording(target: str) -> Iterator[Recorder]:
     class Handler(BaseHTTPRequestHandler):
         def _pass_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if recorder.away:
+                recorder.turned_away += 1
+                self.close_connection = True
+                return
             recorder.requests.append((self.command, self.path))
             connection = http.client.HTTPConnection(target.removeprefix("http://"), timeout=TIMEOUT)
             connection.request(self.command, self.path, body, dict(self.headers.items()))

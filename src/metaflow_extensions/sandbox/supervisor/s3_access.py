@@ -6,7 +6,6 @@ Imports Metaflow and boto3: for the launcher only, the scheduler's check and the
 from __future__ import annotations
 
 import json
-import os
 import re
 import threading
 import urllib.error
@@ -72,9 +71,13 @@ class S3Access:
 
     def place(self) -> S3Place:
         """Where it is."""
+        from botocore.session import Session
+
         meta = self.client.meta
         host = urlsplit(meta.endpoint_url).hostname or ""
-        verify = metaflow_config.DATATOOLS_CLIENT_PARAMS.get("verify") or os.environ.get("AWS_CA_BUNDLE")
+        verify = metaflow_config.DATATOOLS_CLIENT_PARAMS.get("verify") or Session().get_config_variable(
+            "ca_bundle"
+        )
         options = {
             name: getattr(meta.config, name)
             for name in ("request_checksum_calculation", "response_checksum_validation")

@@ -1,0 +1,117 @@
+"""Direct mode under a metadata service: what comes back through the bucket is in the service, once."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from . import outside
+from .both_ways import SANDBOXED, BothWays, assert_same, run_both_ways
+from .harness import read_results
+from .live import live_flow
+from .recorder import Recorder, recording
+from .s3 import Bucket, bucket
+from .test_flows_service import service
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Bucket]:
+    """A bucket."""
+    with bucket() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with a running service."""
+    place = tmp_path_factory.mktemp("service")
+    service(place, "start", "--metaflow-root", str(place))
+    yield place
+    service(place, "stop")
+
+
+@pytest.fixture(scope="module")
+def recorder(directory: Path) -> Iterator[Recorder]:
+    """The service, with a record of what it was asked."""
+    with recording(service(directory, "url").strip()) as recorder:
+        yield recorder
+
+
+@pytest.fixture(scope="module")
+def env(recorder: Recorder, s3: Bucket) -> Mapping[str, str]:
+    """The environment of a launcher that uses the service and the bucket."""
+    return {
+        **s3.settings,
+        **outside.settings(),
+        "METAFLOW_SANDBOX_NETWORK": "public",
+        "METAFLOW_SANDBOX_DATASTORE_ACCESS": "direct",
+        "METAFLOW_SERVICE_URL": recorder.url,
+        "METAFLOW_DEFAULT_METADATA": "service",
+    }
+
+
+@pytest.fixture(scope="module")
+def resumable(directory: Path, env: Mapping[str, str], s3: Bucket) -> BothWays:
+    """A flow with a foreach under the service, both ways; read from its files."""
+    return run_both_ways("resume_flow.py", "ResumeFlow", directory / "both", env=env, reading=s3.settings)
+
+
+def test_results_under_a_service_are_the_same(resumable: BothWays) -> None:
+    """Guards metadata that the launcher registers with a service's own provider."""
+    assert_same(resumable)
+    assert resumable.sandboxed.value("end", "word") == "'ABC'"
+
+
+def test_each_record_is_there_once(resumable: BothWays, env: Mapping[str, str]) -> None:
+    """Guards against records that are registered again each time that the archive is read."""
+    run = resumable.sandboxed.run["id"]
+    script = f"""
+import json
+from metaflow import Run, namespace
+namespace(None)
+told = [[entry.name for entry in task.metadata] for step in Run("ResumeFlow/{run}") for task in step]
+print(json.dumps(told))
+"""
+    told = json.loads(read_results(resumable.sandboxed.process.directory, script, env))
+    assert len(told) == 6
+    for fields in told:
+        assert max(Counter(fields).values()) == 1, fields
+        assert {"attempt", "attempt_ok", "attempt-done", "sandbox-id"} <= set(fields)
+
+
+def test_the_launchers_heart_beats(recorder: Recorder, env: Mapping[str, str]) -> None:
+    """Guards heartbeats, which the launcher sends for a sandbox that cannot reach the service."""
+    with live_flow("waiting_flow.py", "run", *SANDBOXED, env=env) as flow:
+        flow.wait_for("ready")
+        flow.until(lambda: recorder.heartbeats("WaitingFlow").count("start") > 1, "two heartbeats")
+        flow.kill("shim", signal.SIGUSR1)
+        done = flow.finish()
+    assert done.returncode == 0, done.output
+
+
+def test_a_service_that_restarts(directory: Path, env: Mapping[str, str], recorder: Recorder) -> None:
+    """Guards against records that are lost, or a step that fails, while the service is away."""
+    with live_flow("waiting_flow.py", "run", *SANDBOXED, env=env) as flow:
+        flow.wait_for("ready")
+        recorder.away = True
+        flow.kill("shim", signal.SIGUSR1)
+        flow.until(lambda: recorder.turned_away > 1, "a request that is turned away")
+        recorder.away = False
+        done = flow.finish()
+        assert done.returncode == 0, done.output
+        script = f"""
+import json
+from metaflow import Run, namespace
+namespace(None)
+task = Run("WaitingFlow/{done.run_id}")["start"].task
+print(json.dumps([task.successful, [entry.name for entry in task.metadata]]))
+"""
+        successful, fields = json.loads(read_results(flow.directory, script, env))
+    assert successful
+    assert max(Counter(fields).values()) == 1, fields
+    assert {"attempt_ok", "attempt-done"} <= set(fields)
