@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from . import outside
-from .both_ways import SANDBOXED, BothWays, assert_same, place, record, run_both_ways
+from .both_ways import SANDBOXED, BothWays, Recorded, assert_same, place, record, run_both_ways
 from .harness import read_results, run_flow
 from .s3 import Bucket, bucket
 from .test_flows_resume import break_and_resume
@@ -86,23 +86,42 @@ def test_resume_gives_the_same_run(tmp_path: Path, env: Mapping[str, str]) -> No
     assert both.sandboxed.value("end", "word") == "'ABC'"
 
 
-def test_cards_inputs_and_included_files(tmp_path: Path, env: Mapping[str, str]) -> None:
+@pytest.fixture(scope="module")
+def direct(tmp_path_factory: pytest.TempPathFactory, env: Mapping[str, str]) -> Recorded:
+    """A run of DirectFlow."""
+    flow = place("direct_flow.py", tmp_path_factory.mktemp("direct"), {"words.txt": b"twelve\n"})
+    return record(run_flow(flow, "run", *SANDBOXED, env=env), "DirectFlow", env)
+
+
+def test_cards_inputs_and_included_files(direct: Recorded, env: Mapping[str, str]) -> None:
     """Guards what Metaflow itself reads and writes from inside: cards, included files, the Client."""
-    flow = place("direct_flow.py", tmp_path, {"words.txt": b"twelve\n"})
-    run = record(run_flow(flow, "run", *SANDBOXED, env=env), "DirectFlow", env)
-    assert run.run["successful"]
-    assert run.value("end", "seen") == "['twelve\\n', [0, 1], 300]"
-    assert ast.literal_eval(run.value("end", "known")) == ["body", "body", True]
+    assert direct.run["successful"]
+    assert direct.value("end", "seen") == "['twelve\\n', [0, 1], 300]"
+    assert ast.literal_eval(direct.value("end", "known")) == ["body", "body", True]
     script = f"""{DESCRIBE_CARDS}
-run = Run('DirectFlow/{run.run["id"]}', _namespace_check=False)
+run = Run('DirectFlow/{direct.run["id"]}', _namespace_check=False)
 print(sum("This is the card" in json.dumps(cards_of(task, run.id)) for task in run["body"]))
 """
-    assert read_results(tmp_path, script, env).strip() == "2"
+    assert read_results(direct.process.directory, script, env).strip() == "2"
 
 
-def test_what_the_step_has_of_the_launcher(tmp_path: Path, env: Mapping[str, str]) -> None:
+def test_what_the_step_has_of_the_launcher(direct: Recorded) -> None:
     """Guards the launcher's keys: the datastore's are in the step's own files, not in its environment."""
+    assert direct.value("end", "keys_in_environment") == "[]"
+    assert direct.value("end", "key") == "'testing'"
+    assert direct.value("end", "own_boto3_lists") == "True"
+
+
+def test_a_role_gives_the_step_keys_of_its_own(tmp_path: Path, s3: Bucket) -> None:
+    """Guards the launcher's own keys, which stay outside where a role is configured."""
+    env = {
+        **s3.settings,
+        **DIRECT,
+        **BACKENDS["outside"],
+        "METAFLOW_SANDBOX_S3_ROLE_ARN": "arn:aws:iam::123456789012:role/datastore",
+        "METAFLOW_SANDBOX_S3_STS_ENDPOINT": s3.endpoint,
+    }
     flow = place("direct_flow.py", tmp_path, {"words.txt": b"twelve\n"})
     run = record(run_flow(flow, "run", *SANDBOXED, env=env), "DirectFlow", env)
-    assert run.value("end", "keys_in_environment") == "[]"
-    assert run.value("end", "own_boto3_lists") == "True"
+    assert run.value("end", "seen") == "['twelve\\n', [0, 1], 300]"
+    assert ast.literal_eval(run.value("end", "key")) != "testing"

@@ -39,6 +39,7 @@ class DirectFlow(FlowSpec):
         self.keys_in_environment = sorted(name for name in os.environ if "SECRET" in name or "TOKEN" in name)
         import boto3
 
+        self.key = boto3.Session().get_credentials().access_key
         client = boto3.client("s3", endpoint_url=os.environ["METAFLOW_S3_ENDPOINT_URL"])
         bucket, _, prefix = os.environ["METAFLOW_DATASTORE_SYSROOT_S3"].partition("://")[2].partition("/")
         answer = client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/DirectFlow/")
