@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,24 @@ from metaflow_extensions.sandbox.errors import BackendUnavailable
 from metaflow_extensions.sandbox.plugins import s3_bundle
 from metaflow_extensions.sandbox.plugins.s3_bundle import bundle
 
+LIBRARIES = Path(s3_bundle.__file__).with_name("guest_providers") / "s3_libraries.py"
 # As in a sandbox: without this interpreter's packages.
 USE = """
+import importlib.util
+import os
 import sys
-sys.path.insert(0, sys.argv[1])
+os.environ["METAFLOW_SANDBOX_S3_LIBRARIES"] = sys.argv[1]
+spec = importlib.util.spec_from_file_location("s3_libraries", sys.argv[2])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+module.make_importable()
+module.make_importable()
 import boto3
 client = boto3.client("s3", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
 print(client.generate_presigned_url("get_object", {"Bucket": "bucket", "Key": "key"}))
 boto3.client("sts", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
 from boto3.s3.transfer import TransferConfig
-print(sorted({name.partition(".")[0] for name, module in sys.modules.items()
-              if "site-packages" in (getattr(module, "__file__", None) or "")}))
+print(os.path.relpath(boto3.__file__, sys.argv[1]), boto3.__loader__.__class__.__name__)
 """
 
 
@@ -36,22 +44,26 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_is_enough_for_s3() -> None:
     """Guards against a module or a service's description that was left out."""
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", USE, str(bundle())], capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-S", "-c", USE, str(bundle()), str(LIBRARIES)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "X-Amz-" in done.stdout or "Signature=" in done.stdout
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert done.stdout.splitlines()[-1] == "modules.zip/boto3/__init__.pyc zipimporter"
 
 
 def test_it_is_pure_and_small() -> None:
     """Guards against compiled modules, which other machines cannot load, and hundreds of services."""
-    files = [path for path in bundle().rglob("*") if path.is_file()]
-    assert not [path for path in files if path.suffix in (".so", ".pyd")]
-    assert {path.name for path in (bundle() / "botocore" / "data").iterdir() if path.is_dir()} == {
-        "s3",
-        "sts",
-    }
-    sources = sum(path.stat().st_size for path in files if path.suffix != ".pyc")
+    made = bundle()
+    assert {path.name for path in made.iterdir()} == {"modules.zip", "data", "cacert.pem"}
+    assert {path.name for path in (made / "data").iterdir() if path.is_dir()} == {"s3", "sts"}
+    with zipfile.ZipFile(made / "modules.zip") as modules:
+        names = modules.namelist()
+        sources = sum(each.file_size for each in modules.infolist() if each.filename.endswith(".py"))
+    assert {Path(name).suffix for name in names} <= {".py", ".pyc"}
+    assert {name for name in names if "__pycache__" in name} == set()
     assert sources < 8 << 20
 
 

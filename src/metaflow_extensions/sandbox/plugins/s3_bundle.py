@@ -1,5 +1,9 @@
 """boto3 for sandboxes that do not have it: the launcher's own, without what S3 does not need.
 
+A directory with the modules in one file that Python imports from, and what botocore reads as files:
+
+    modules.zip  data/s3/…  data/endpoints.json  cacert.pem
+
 Pure Python, a few MiB; made once and kept in the user's cache, under a name that its content gives.
 """
 
@@ -8,21 +12,26 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import stat
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import BackendUnavailable
 
 MODULES = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3")
-KEPT = (".py", ".json", ".json.gz", ".pem")
-BYTECODE = f".{sys.implementation.cache_tag}.pyc"
+KEPT = (".json", ".json.gz", ".pem")
+SOURCES = (".py", f".{sys.implementation.cache_tag}.pyc")
 # Of the descriptions of 400 services, those that S3 and its sessions need.
 SERVICES = ("s3", "sts")
-FORMAT = "1"  # another one when what is kept changes
+DESCRIBED = ("boto3", "botocore")
+ZIP = "modules.zip"
+BYTECODE = re.compile("/__pycache__/")
+FORMAT = "2"  # another one when what is kept changes
 
 
 def bundle() -> Path:
@@ -46,37 +55,44 @@ def bundle() -> Path:
 
 
 def sources() -> Iterator[tuple[str, Path]]:
-    """(path in the bundle, file) of everything that is kept."""
+    """(path in the bundle, file) of everything that is kept; modules are below modules.zip."""
     for name in MODULES:
         found = importlib.util.find_spec(name)
         if found is None or found.origin is None:
             raise BackendUnavailable(f"datastore_access='direct' needs {name} here: pip install boto3")
         origin = Path(found.origin)
         if not found.submodule_search_locations:
-            yield origin.name, origin
+            yield f"{ZIP}/{origin.name}", origin
             continue
-        root = origin.parent
-        for folder, folders, files in os.walk(root):
-            place = Path(folder)
-            if place.name == "data" and place.parent == root:
+        for folder, folders, files in os.walk(origin.parent):
+            place = Path(folder).relative_to(origin.parent)
+            if place == Path("data"):
                 folders[:] = [name for name in folders if name in SERVICES]
             for file in files:
-                bytecode = place.name == "__pycache__" and file.endswith(BYTECODE)
-                if bytecode or file.endswith(KEPT):
-                    yield str((place / file).relative_to(root.parent)), place / file
+                source = Path(folder, file)
+                if file.endswith(SOURCES):
+                    yield f"{ZIP}/{name}/{place / file}", source
+                elif name in DESCRIBED and file.endswith(KEPT):
+                    # boto3's and botocore's in one place, which AWS_DATA_PATH names.
+                    yield str(place / file), source
 
 
 def make(target: Path, files: dict[str, Path]) -> None:
     """Copy the files; another process may do the same at the same time."""
     draft = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=target.parent))
     try:
-        for name, source in files.items():
-            (draft / name).parent.mkdir(parents=True, exist_ok=True)
-            # With its time, which is what bytecode is compared with.
-            shutil.copy2(source, draft / name)
-        for folder in [draft, *(path for path in draft.rglob("*") if path.is_dir())]:
+        # Not compressed: it takes longer to inflate than to read.
+        with zipfile.ZipFile(draft / ZIP, "w") as modules:
+            for name, source in sorted(files.items()):
+                place, _, module = name.partition("/")
+                if place == ZIP:
+                    modules.write(source, legacy(module))
+                else:
+                    (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(source, draft / name)
+        for path in [draft, *draft.rglob("*")]:
             # Read by whoever a backend runs the step as.
-            folder.chmod(0o755)
+            path.chmod(0o755 if path.is_dir() else 0o644)
         try:
             draft.rename(target)
         except OSError:
@@ -85,6 +101,11 @@ def make(target: Path, files: dict[str, Path]) -> None:
     finally:
         if draft.exists():
             shutil.rmtree(draft)
+
+
+def legacy(module: str) -> str:
+    """Where an importer of zip files looks for bytecode: beside its source."""
+    return BYTECODE.sub("/", module).replace(SOURCES[1], ".pyc")
 
 
 def cache_directory() -> Path:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20  # bytes
 # Bytecode of other Pythons, and parts of Metaflow that no step imports.
 LEFT_OUT = ("tutorials", "v3_5", "v3_6", "v3_7")
+# Of this extension, what the launcher alone needs.
+LAUNCHERS = tuple(
+    f"{LIBRARIES}/metaflow_extensions/sandbox/{part}" for part in ("backends", "supervisor", "testing")
+)
 BYTECODE = f".{sys.implementation.cache_tag}.pyc"
 
 
@@ -81,6 +85,10 @@ def _anonymous(member: TarInfo) -> TarInfo:
 
 def _wanted(member: TarInfo) -> TarInfo | None:
     name = Path(member.name).name
-    if name in LEFT_OUT or (name.endswith(".pyc") and not name.endswith(BYTECODE)):
+    if (
+        name in LEFT_OUT
+        or member.name in LAUNCHERS
+        or (name.endswith(".pyc") and not name.endswith(BYTECODE))
+    ):
         return None
     return _anonymous(member)

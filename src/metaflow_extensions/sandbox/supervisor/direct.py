@@ -19,7 +19,9 @@ from ..relay.drafts import DONE, RECORDS, RESULTS, draft_names, own_file
 from ..relay.intake import MAX_JSON, Intake
 from ..relay.records_archive import Records, read_records
 from ..relay.services import Storage, Witness
+from ..relay.vetting import SCHEDULER_ARTIFACTS, check_data_json
 from .inside import CERTIFICATES, CONFIGURATION, CREDENTIALS
+from .loaded import loaded
 from .protocol import TaskSettings
 from .replay import Replay
 from .run_context import RunContext
@@ -80,14 +82,17 @@ class DirectTask:
         """
         self._ended = True
         self._call_off()
-        if not cancelled:
-            self._publish()
-        error = self._pull()
+        drafts = draft_names(self._key).values()
+        with loaded(self._storage(), [own_file(self._key, RECORDS), *drafts]) as ahead:
+            if not cancelled:
+                raw, done = (read(ahead, path) for path in drafts)
+                self._publish(raw, done=done is not None)
+            error = self._pull(ahead)
         for number in range(1, 1 if cancelled else TRIES):
             if error is None:
                 break
             time.sleep(PAUSE * 2 ** (number - 1))
-            error = self._pull()
+            error = self._pull(self._storage())
         if error is not None:
             raise RelayError(
                 f"the task's metadata cannot be registered ({type(error).__name__}: {error}): look at the "
@@ -96,21 +101,24 @@ class DirectTask:
 
     # --- results ------------------------------------------------------------------------------
 
-    def _publish(self) -> None:
+    def _publish(self, raw: bytes | None, *, done: bool) -> None:
         """Give the drafts their names, if the scheduler may read what they name."""
-        storage, drafts = self._storage(), draft_names(self._key)
-        results, done = own_file(self._key, RESULTS), own_file(self._key, DONE)
-        raw = self._load(drafts[results], MAX_JSON)
+        storage = self._storage()
+        results, last = own_file(self._key, RESULTS), own_file(self._key, DONE)
         try:
             if raw is not None:
-                self._intake.hand_in(storage, results, raw, overwrite=True)
-                if self._load(drafts[done], MAX_JSON) is not None:
-                    storage.save_bytes(iter([(done, (io.BytesIO(b""), None))]), overwrite=True)
+                objects = check_data_json(raw[: MAX_JSON + 1])["objects"]
+                keys = [objects[name] for name in SCHEDULER_ARTIFACTS & objects.keys()]
+                blobs = [f"{self._identity.flow}/data/{key[:2]}/{key}" for key in keys]
+                with loaded(storage, list(dict.fromkeys(blobs))) as ahead:
+                    self._intake.hand_in(ahead, results, raw, overwrite=True)
+                if done:
+                    storage.save_bytes(iter([(last, (io.BytesIO(b""), None))]), overwrite=True)
                     self._published = True
                     self._witness.finished()
         except RelayError as error:
             self._witness.refused(str(error))
-        if not self._published and storage.is_file([done])[0]:
+        if not self._published and storage.is_file([last])[0]:
             # Only who does without Metaflow marks itself done: what it names must not be read by a resume.
             nothing = {"attempt": self._identity.attempt, "objects": {}, "info": {}}
             content = io.BytesIO(json.dumps(nothing).encode())
@@ -121,18 +129,18 @@ class DirectTask:
 
     def _look(self) -> None:
         def look() -> None:
-            self._pull()  # what fails now is tried again
+            self._pull(self._storage())  # what fails now is tried again
             if not self._ended:
                 self.watch()
 
         # The datastore may take its time, and the watcher must not wait.
         threading.Thread(target=look, daemon=True).start()
 
-    def _pull(self) -> Exception | None:
+    def _pull(self, storage: Storage) -> Exception | None:
         """Register what is new; the error that kept some of it back."""
         with self._pulling:
             try:
-                records = self._records()
+                records = self._records(storage)
                 if records is not None:
                     self._replay.register(records, complete=self._published)
             except Exception as error:  # noqa: BLE001 -- the providers' own errors are theirs to name
@@ -140,8 +148,8 @@ class DirectTask:
                 return error
         return None
 
-    def _records(self) -> Records | None:
-        with self._storage().load_bytes([own_file(self._key, RECORDS)]) as loaded:
+    def _records(self, storage: Storage) -> Records | None:
+        with storage.load_bytes([own_file(self._key, RECORDS)]) as loaded:
             for _key, local, _metadata in loaded:
                 if local is not None:
                     try:
@@ -155,14 +163,15 @@ class DirectTask:
     def _storage(self) -> Storage:
         return self._run.services().storage(self._datastore)
 
-    def _load(self, path: str, max_size: int) -> bytes | None:
-        """An object, a byte more than ``max_size`` at the most; None where there is none."""
-        with self._storage().load_bytes([path]) as loaded:
-            for _key, local, _metadata in loaded:
-                if local is not None:
-                    with Path(local).open("rb") as source:
-                        return source.read(max_size + 1)
-        return None
+
+def read(storage: Storage, path: str) -> bytes | None:
+    """An object, a byte more than Metaflow's largest at the most; None where there is none."""
+    with storage.load_bytes([path]) as found:
+        for _key, local, _metadata in found:
+            if local is not None:
+                with Path(local).open("rb") as source:
+                    return source.read(MAX_JSON + 1)
+    return None
 
 
 def configuration(lines: Mapping[str, str], python: str) -> str:

@@ -7,7 +7,10 @@ launcher looks at that first: inside, the two have names of their own, and the l
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
 from typing import Any, ClassVar
 
 from metaflow.datastore.datastore_storage import CloseAfterUse
@@ -20,6 +23,11 @@ from .s3_libraries import make_importable
 make_importable()
 # Path of each of the two files, and of its draft.
 DRAFTS = draft_names(os.environ[TASK_VARIABLE])
+
+
+FEW = 10  # objects that Metaflow saves one by one
+AT_ONCE = 8
+SMALL = 4 << 20  # bytes
 
 
 class S3DirectStorage(S3Storage):
@@ -50,9 +58,24 @@ class S3DirectStorage(S3Storage):
     def save_bytes(
         self, path_and_bytes_iter: Iterable[Any], overwrite: bool = False, len_hint: int = 0
     ) -> None:
-        """Store objects."""
+        """Store objects; small ones several at once, for which Metaflow would start a process of its own."""
+        one_by_one = super().save_bytes
         items = ((DRAFTS.get(path, path), content) for path, content in path_and_bytes_iter)
-        super().save_bytes(items, overwrite=overwrite, len_hint=len_hint)
+        if len_hint <= FEW:
+            one_by_one(items, overwrite=overwrite)
+            return
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            saving: deque[Future[None]] = deque()
+            for item in items:
+                if size_of(item) > SMALL:
+                    # boto3 sends the parts of a large one at once; and only so many fit into memory.
+                    one_by_one([item], overwrite=overwrite)
+                    continue
+                saving.append(pool.submit(one_by_one, [item], overwrite=overwrite))
+                if len(saving) > 2 * AT_ONCE:
+                    saving.popleft().result()
+            for each in saving:
+                each.result()
 
     def load_bytes(self, paths: list[str]) -> CloseAfterUse:
         """(path, local copy, metadata) of each key; the copies last as long as the context."""
@@ -73,3 +96,9 @@ class S3DirectStorage(S3Storage):
 
         encryption = {"ServerSideEncryption": S3_SERVER_SIDE_ENCRYPTION} if S3_SERVER_SIDE_ENCRYPTION else {}
         self.s3_client.client.put_object(Bucket=bucket, Key=key, Body=content, **encryption)
+
+
+def size_of(item: tuple[str, Any]) -> int:
+    """Bytes of (path, file or (file, metadata)); large where it is not known."""
+    content = item[1][0] if isinstance(item[1], tuple) else item[1]
+    return content.getbuffer().nbytes if isinstance(content, BytesIO) else SMALL + 1
