@@ -1,4 +1,4 @@
-"""A proxy before a metadata service that keeps a record of what the service is asked."""
+"""A proxy before a metadata service, or a bucket, that keeps a record of what it is asked."""
 
 from __future__ import annotations
 
@@ -51,11 +51,12 @@ def recording(target: str) -> Iterator[Recorder]:
             for name, value in answer.getheaders():
                 if name.lower() not in PER_CONNECTION:
                     self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
+            told = answer.getheader("Content-Length", "0") if self.command == "HEAD" else str(len(content))
+            self.send_header("Content-Length", told)
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_PATCH = do_PUT = _pass_on  # noqa: N815 -- named by the base class
+        do_GET = do_HEAD = do_POST = do_PATCH = do_PUT = _pass_on  # noqa: N815 -- named by the base class
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""

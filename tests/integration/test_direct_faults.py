@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,8 @@ import pytest
 from . import outside
 from .both_ways import SANDBOXED
 from .harness import FlowRun, place_flow, read_results, run_flow
+from .live import all_processes, live_flow
+from .recorder import recording
 from .s3 import BUCKET, KEYS, Bucket, bucket
 
 OUTSIDE = {**outside.settings(), "METAFLOW_SANDBOX_NETWORK": "public"}
@@ -162,6 +165,47 @@ print(json.dumps([task.successful, task.finished, sorted(task.metadata_dict)]))
     names = {name.rpartition("/")[2] for name in s3.names(f"DirectKilledFlow/{run.run_id}/start/")}
     assert "0.attempt.json" in names
     assert "0.DONE.lock" not in names
+
+
+def test_keys_stand_nowhere(s3: Bucket) -> None:
+    """Guards the datastore's keys: not on a command line, in a step's environment, a log or an open file."""
+    secret = "a-secret-that-nobody-may-read"
+    with live_flow(
+        "waiting_flow.py", "run", *SANDBOXED, env={**s3.settings, **DIRECT, "AWS_SECRET_ACCESS_KEY": secret}
+    ) as flow:
+        flow.wait_for("ready")
+        for process in all_processes():
+            assert not any(secret in word for word in process.argv), process
+        step = flow.the("step")
+        assert secret.encode() not in Path(f"/proc/{step.pid}/environ").read_bytes()
+        holding = [
+            path for path in flow.tmp.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()
+        ]
+        # The launcher's copy and the sandbox's own.
+        assert {path.name for path in holding} == {"s3.json", "task.tar"}
+        for path in holding:
+            private = [each for each in path.parents if each.stat().st_mode & 0o077 == 0]
+            assert flow.tmp in private[0].parents, path
+        flow.kill("shim", signal.SIGUSR1)
+        done = flow.finish()
+        assert done.returncode == 0, done.output
+        assert secret not in done.output
+        assert not list(flow.tmp.rglob("s3.json"))
+
+
+def test_a_bucket_that_goes_away_for_a_while(s3: Bucket) -> None:
+    """Guards a step's results over a bucket that does not answer for some seconds."""
+    with recording(s3.endpoint) as between:
+        env = {**s3.settings, **DIRECT, "METAFLOW_S3_ENDPOINT_URL": between.url}
+        with live_flow("waiting_flow.py", "run", *SANDBOXED, env=env) as flow:
+            flow.wait_for("ready")
+            between.away = True
+            flow.kill("shim", signal.SIGUSR1)
+            flow.until(lambda: between.turned_away > 2, "requests that are turned away")
+            between.away = False
+            done = flow.finish()
+    assert done.returncode == 0, done.output
+    assert done.output.count("Task finished successfully") == 2
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -147,11 +148,14 @@ def test_what_the_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards Metaflow's settings of S3, which are inside what they are outside; no keys are among them."""
     monkeypatch.setattr(metaflow_config, "S3_SERVER_SIDE_ENCRYPTION", "aws:kms")
     monkeypatch.setattr(metaflow_config, "S3_WORKER_COUNT", 32)
+    params = {"aws_secret_access_key": "hunter2", "verify": "/here.pem", "use_ssl": False}
+    monkeypatch.setenv("METAFLOW_DATATOOLS_CLIENT_PARAMS", json.dumps(params))
     told = variables(MINIO, ROOT)
     assert told["METAFLOW_S3_ENDPOINT_URL"] == "https://minio.example:9000"
     assert told["METAFLOW_DATASTORE_SYSROOT_S3"] == ROOT
     assert told["METAFLOW_S3_SERVER_SIDE_ENCRYPTION"] == "aws:kms"
     assert told["METAFLOW_S3_WORKER_COUNT"] == "32"
+    assert told["METAFLOW_DATATOOLS_CLIENT_PARAMS"] == '{"use_ssl": false}'
     assert "AWS_DEFAULT_REGION" not in told
     assert not [name for name in told if "KEY" in name or "TOKEN" in name]
     aws = variables(AWS, ROOT)

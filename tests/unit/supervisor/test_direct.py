@@ -187,6 +187,20 @@ def test_a_provider_that_stays_away(bench: Bench) -> None:
         bench.task.settle(cancelled=False)
 
 
+def test_a_datastore_that_stays_away(bench: Bench) -> None:
+    """Guards against a failure of the datastore's that is told as the sandbox's own."""
+    bench.services.breaking = ConnectionError("no route")
+    with pytest.raises(RelayError, match="cannot be read or published: ConnectionError: no route"):
+        bench.task.settle(cancelled=False)
+
+
+def test_metadata_that_did_not_arrive(bench: Bench) -> None:
+    """Guards against a task that succeeds and that the Client takes for one that never ran."""
+    bench.leave(_task_ok=pickle.dumps(True, 4))
+    with pytest.raises(RelayError, match="has not arrived"):
+        bench.task.settle(cancelled=False)
+
+
 def refuse(*_: object) -> None:
     raise ConnectionError("nobody is there")
 

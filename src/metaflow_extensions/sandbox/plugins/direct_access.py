@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metaflow import metaflow_config
+from metaflow.metaflow_config_funcs import from_conf
 
 from ..backends.interface import Backend, Feature
 from ..errors import UnsupportedOption
@@ -154,10 +156,22 @@ def variables(place: S3Place, root: str) -> dict[str, str]:
         value = getattr(metaflow_config, name)
         if value not in (None, "", False):
             found[f"METAFLOW_{name}"] = str(value)
+    # As configured: Metaflow puts objects of boto3 into its own copy.
+    params = from_conf("DATATOOLS_CLIENT_PARAMS", {})
+    params = {name: value for name, value in params.items() if is_carried(name, value)}
+    if params:
+        found["METAFLOW_DATATOOLS_CLIENT_PARAMS"] = json.dumps(params)
     workers = metaflow_config.S3_WORKER_COUNT
     if place.is_r2 and "METAFLOW_S3_WORKER_COUNT" not in os.environ:
         workers = min(int(workers), R2_WORKERS)
     return {**found, "METAFLOW_S3_WORKER_COUNT": str(workers)}
+
+
+def is_carried(name: str, value: Any) -> bool:
+    """Whether it is no key, which the credentials hold, and no path or object of the launcher's."""
+    if name.startswith("aws_") or (name == "verify" and isinstance(value, str)):
+        return False
+    return isinstance(value, (str, int, float, dict))
 
 
 def is_own(host: str) -> bool:

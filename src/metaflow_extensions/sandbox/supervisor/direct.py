@@ -82,12 +82,13 @@ class DirectTask:
         """
         self._ended = True
         self._call_off()
-        drafts = draft_names(self._key).values()
-        with loaded(self._storage(), [own_file(self._key, RECORDS), *drafts]) as ahead:
-            if not cancelled:
-                raw, done = (read(ahead, path) for path in drafts)
-                self._publish(raw, done=done is not None)
-            error = self._pull(ahead)
+        try:
+            error = self._take_in(cancelled=cancelled)
+        except Exception as failure:
+            raise RelayError(
+                f"what the task has left in the datastore cannot be read or published: "
+                f"{type(failure).__name__}: {failure}"
+            ) from failure
         for number in range(1, 1 if cancelled else TRIES):
             if error is None:
                 break
@@ -98,6 +99,16 @@ class DirectTask:
                 f"the task's metadata cannot be registered ({type(error).__name__}: {error}): look at the "
                 "metadata service"
             ) from error
+        if self._published and not self._replay.done:
+            raise RelayError("the task's metadata has not arrived in the datastore: see what the step says")
+
+    def _take_in(self, *, cancelled: bool) -> Exception | None:
+        drafts = draft_names(self._key).values()
+        with loaded(self._storage(), [own_file(self._key, RECORDS), *drafts]) as ahead:
+            if not cancelled:
+                raw, done = (read(ahead, path) for path in drafts)
+                self._publish(raw, done=done is not None)
+            return self._pull(ahead)
 
     # --- results ------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ class Replay:
     ) -> None:
         self._identity, self._datastore = identity, datastore
         self._services, self._facts, self._intake, self._say = services, facts, intake, say
+        self.done = False  # whether the provider knows that the attempt is
         self._told: set[str] = set()
         self._artifacts_told = False
         self._refused: set[str] = set()
@@ -55,6 +56,7 @@ class Replay:
                 self._send(lambda new=new: self._services().register_metadata(self._identity, new))  # type: ignore[misc]
                 time.sleep(APART)
             self._told.update(batch)
+            self.done = self.done or any(entry[0] == ATTEMPT_DONE for entry in batch.values())
         if complete and records.artifacts and not self._artifacts_told:
             self._register_artifacts(records.artifacts)
             self._artifacts_told = True

@@ -40,7 +40,8 @@ Credentials = dict[str, str]
 class S3Place:
     """Where a bucket is and how it is spoken to, as boto3 found it in the launcher's settings.
 
-    ``options`` are lines of an AWS configuration, ``certificates`` a file of authorities of its own.
+    ``options`` are lines of an AWS configuration, ``certificates`` a file of authorities of its own; at an
+    ``unverified`` endpoint no certificate is looked at.
     """
 
     endpoint: str
@@ -48,6 +49,7 @@ class S3Place:
     custom: bool
     certificates: str
     options: Mapping[str, str]
+    unverified: bool = False
 
     @property
     def host(self) -> str:
@@ -75,9 +77,9 @@ class S3Access:
 
         meta = self.client.meta
         host = urlsplit(meta.endpoint_url).hostname or ""
-        verify = metaflow_config.DATATOOLS_CLIENT_PARAMS.get("verify") or Session().get_config_variable(
-            "ca_bundle"
-        )
+        verify = metaflow_config.DATATOOLS_CLIENT_PARAMS.get("verify")
+        if verify is None:
+            verify = Session().get_config_variable("ca_bundle")
         options = {
             name: getattr(meta.config, name)
             for name in ("request_checksum_calculation", "response_checksum_validation")
@@ -92,6 +94,7 @@ class S3Access:
             not host.endswith((".amazonaws.com", ".amazonaws.com.cn")),
             verify if isinstance(verify, str) else "",
             options,
+            verify is False,
         )
 
     def resolved(self) -> Credentials:

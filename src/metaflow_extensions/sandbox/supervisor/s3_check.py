@@ -36,7 +36,7 @@ def ask(access: S3Access, credentials: Credentials, whose: str, task: TaskIdenti
     config = access.client.meta.config.merge(
         Config(connect_timeout=PATIENCE, read_timeout=PATIENCE, retries={"total_max_attempts": 2})
     )
-    verify: Any = place.certificates or None
+    verify: Any = False if place.unverified else place.certificates or None
     try:
         client = boto3.session.Session().client(
             "s3",
