@@ -5,7 +5,7 @@ WORKERS ?= 4
 
 BACKEND ?= bubblewrap
 # Without those that choose a backend themselves.
-FLOWS = $(filter-out %_options.py %_piped.py %_metalbox.py,$(wildcard tests/integration/test_flows*.py))
+FLOWS = $(filter-out %_options.py %_piped.py %_metalbox.py %_daytona.py,$(wildcard tests/integration/test_flows*.py))
 
 .PHONY: demo test flows check build clean
 
@@ -16,10 +16,11 @@ demo:
 test: check
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
-# The flow suite, and more TESTS, on one backend: make flows BACKEND=podman
+# The flow suite, and more TESTS, on one backend or several: make flows BACKEND="podman boxlite"
 flows:
 	scripts/setup $(VENV) $(PYTHON) dev
-	METAFLOW_SANDBOX_TESTS_BACKEND=$(BACKEND) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(FLOWS) $(TESTS)
+	set -e; for backend in $(BACKEND); do METAFLOW_SANDBOX_TESTS_BACKEND=$$backend \
+		$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(FLOWS) $(TESTS); done
 
 check:
 	scripts/setup $(VENV) $(PYTHON) dev

@@ -15,6 +15,7 @@ from .direct import steps_with_a_bucket
 from .flow_runs import foreach, linear
 from .images import FLOOR, steps_in_images
 from .report import Row, as_table
+from .service import under_a_service
 from .start import true_in_a_sandbox
 from .waiting import waiting_tasks
 
@@ -26,6 +27,7 @@ CASES: Mapping[str, Callable[[Path, int], list[Row]]] = {
     "artifacts": artifacts,
     "direct": steps_with_a_bucket,
     "images": steps_in_images,
+    "service": under_a_service,
 }
 
 

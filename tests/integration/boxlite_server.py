@@ -13,9 +13,6 @@ import contextlib
 import datetime
 import json
 import secrets
-import shutil
-import sys
-import tempfile
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -25,7 +22,8 @@ import aiohttp
 from aiohttp import web
 
 from .images import PATH
-from .machine import Machine, Running, bury_orphans
+from .machine import Machine, Running
+from .stand_in_server import serve
 
 CHUNK = 32 * 1024  # bytes
 STDOUT, STDERR = b"\1", b"\2"
@@ -99,6 +97,7 @@ class Server:
 
     def __init__(self, place: Path, key: str | None) -> None:
         self._place, self._key = place, key
+        self.url = ""
         self.boxes: dict[str, Box] = {}
         self.faults = Faults()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -368,30 +367,13 @@ async def find_image(options: dict[str, Any]) -> None:
     raise Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "storage_error", failed)
 
 
-async def serve(key: str | None, port: int) -> None:
-    """Until standard input ends."""
-    place = Path(tempfile.mkdtemp(prefix="boxlite-server"))
-    runner = web.AppRunner(Server(place, key).application(), shutdown_timeout=1)
-    await runner.setup()
-    burying = asyncio.ensure_future(bury_orphans())
-    site = web.TCPSite(runner, "127.0.0.1", port)
-    await site.start()
-    assert site._server
-    sys.stdout.write(f"{site._server.sockets[0].getsockname()[1]}\n")  # type: ignore[attr-defined]
-    sys.stdout.flush()
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
-    await runner.cleanup()
-    burying.cancel()
-    shutil.rmtree(place)
-
-
 def main() -> None:
     """Serve."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--key", help="the only one that it accepts")
     parser.add_argument("--port", type=int, default=0)
     asked = parser.parse_args()
-    asyncio.run(serve(asked.key, asked.port))
+    asyncio.run(serve("boxlite-server", lambda place: Server(place, asked.key), asked.port))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def backend_settings() -> dict[str, str]:
 
     Settings of that backend alone are kept: METAFLOW_SANDBOX_<BACKEND>_….
     """
-    names = ("BACKEND", "IMAGE", "NETWORK", "BACKEND_OPTIONS")
+    names = ("BACKEND", "IMAGE", "MEMORY", "NETWORK", "BACKEND_OPTIONS")
     given = {name: os.environ.get(SETTING + name) for name in names}
     own = f"METAFLOW_SANDBOX_{BACKEND.upper()}_"
     return {

@@ -3,6 +3,7 @@
     tree_archive()  its files as one tar file
     tree()          its files as a directory, to be used and not written to
     layout()        an OCI layout: index.json, and blobs below blobs/sha256
+    layout_archive()  the same as one tar file
 
 Each is made once and kept in METAFLOW_SANDBOX_TESTS_CACHE, by default below ~/.cache. To make all of them
 ahead of the tests, run ``python -m tests.integration.images``.
@@ -95,6 +96,16 @@ def layout() -> Path:
 
     archive = tree_archive()
     return made_once("layout", make)
+
+
+def layout_archive() -> Path:
+    """The same as one tar file."""
+    place = layout()
+
+    def pack(draft: Path) -> None:
+        subprocess.run(["tar", "-C", place, "-cf", draft, "."], check=True)
+
+    return made_once("layout.tar", pack)
 
 
 def add_image(place: Path, files: bytes) -> None:

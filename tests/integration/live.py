@@ -146,14 +146,21 @@ class LiveFlow:
 
     def sandboxes(self) -> set[str]:
         """Ids of the sandboxes that have a record."""
-        return {entry.name for entry in self.tmp.glob("metaflow-sandbox-*/**/sbx-*")}
+        ours = (entry.relative_to(self.tmp).parts for entry in self._found())
+        return {
+            parts[-1]
+            for parts in ours
+            if parts[0].startswith("metaflow-sandbox-") and len(parts) > 1 and parts[-1].startswith("sbx-")
+        }
+
+    def _found(self) -> list[Path]:
+        """All below the run's directory for temporary files; unlike glob, walk takes it that some vanish."""
+        return [Path(at, name) for at, folders, files in os.walk(self.tmp) for name in (*folders, *files)]
 
     def leftovers(self, sandboxes: set[str]) -> list[str]:
         """Processes, directories, sockets, mounts and cgroups that are still there."""
         kept = [f"process {process.pid}: {' '.join(process.argv)}" for process in self.processes()]
-        # Unlike rglob, walk takes it that directories vanish meanwhile.
-        found = [Path(at, name) for at, folders, files in os.walk(self.tmp) for name in (*folders, *files)]
-        for entry in sorted(found):
+        for entry in sorted(self._found()):
             # Metaflow's own temporary file stays when Metaflow is killed; the directories of all of a
             # user's sandboxes stay, empty, and so does what is known of an engine.
             ours = entry.relative_to(self.tmp).parts[0].startswith("metaflow-") or entry.is_socket()

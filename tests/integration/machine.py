@@ -34,14 +34,26 @@ from metaflow_extensions.sandbox.backends.cgroups import Cgroup, available
 from .images import tree, why_no_images
 
 OWN = ("root", "home", "tmp", "var", "run", "mnt", "opt", "srv", "work")  # not taken from the image
+PLACES = (*OWN, "var/tmp")
 DEVICES = ("dev", "proc", "sys")
 ROOTS_OF_HOST = ("usr", "bin", "sbin", "lib", "lib64", "etc/alternatives", "etc/ssl", "etc/ld.so.cache")
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 STARTED: set[int] = set()  # whom asyncio waits for
 
 
+def not_limited() -> Mapping[str, str]:
+    """Tests of the contract that fail over machines of a user who can make no cgroup, and why."""
+    if "memory" in available():
+        return {}
+    names = "test_memory_of_one_process_is_limited", "test_memory_of_all_processes_together_is_limited"
+    return dict.fromkeys(names, "the stand-in limits memory with a cgroup, and none can be made here")
+
+
 class Machine:
-    """One machine; ``memory`` is in MiB, ``cpus`` in cores, both for all its commands together."""
+    """One machine; ``memory`` is in MiB, ``cpus`` in cores, both for all its commands together.
+
+    With a ``disk`` of so many MiB, each command has one of its own, in memory that counts as the machine's.
+    """
 
     def __init__(
         self,
@@ -50,13 +62,16 @@ class Machine:
         network: bool = False,
         memory: int | None = None,
         cpus: float | None = None,
+        disk: int | None = None,
     ) -> None:
         self.directory = directory
         self.root = directory / "root"
         self._network = network
+        self._disk = disk
+        memory = memory + disk if memory and disk else memory
         self._running: set[Running] = set()
         self._cgroup: Cgroup | None = None
-        for name in (*OWN, "var/tmp"):
+        for name in PLACES:
             (self.root / name).mkdir(parents=True, exist_ok=True)
         for name in ("tmp", "var/tmp"):
             (self.root / name).chmod(0o1777)
@@ -120,7 +135,12 @@ class Machine:
             "--unshare-ipc",
             "--unshare-uts",
         ]
-        words += ["--die-with-parent", "--hostname", "machine", "--bind", str(self.root), "/"]
+        words += ["--die-with-parent", "--hostname", "machine"]
+        if self._disk:
+            words += ["--size", str(self._disk << 20), "--tmpfs", "/"]
+            words += [word for name in PLACES for word in ("--perms", "1777", "--dir", f"/{name}")]
+        else:
+            words += ["--bind", str(self.root), "/"]
         if not self._network:
             words.append("--unshare-net")
         return [*words, *_image(), "--dev", "/dev", "--proc", "/proc", "--chdir", cwd]
@@ -213,9 +233,10 @@ def _shown(source: Path, name: str) -> Iterator[str]:
 
 
 def _children(pid: int) -> Iterator[int]:
-    with contextlib.suppress(FileNotFoundError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            yield from map(int, (task / "children").read_text().split())
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in list(Path(f"/proc/{pid}/task").iterdir()):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of a thread that ends
+                yield from map(int, (task / "children").read_text().split())
 
 
 def _unlock(directory: Path) -> None:

@@ -19,10 +19,11 @@ Variables = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Suite:
-    """``setting`` gets a directory that lasts as long as the tests."""
+    """``setting`` gets a directory that lasts as long as the tests; memory and disk are in ``unit`` MiB."""
 
     image: Callable[[], str | None]
     setting: Callable[[Path, pytest.FixtureRequest], contextlib.AbstractContextManager[Variables]]
+    unit: int = 1
 
 
 # Imported by those who need it: most tests run without the SDKs.
@@ -72,6 +73,11 @@ def layout_for_machines() -> str | None:
     return str(layout()) if os.environ.get(SETTING) == "yes" else None
 
 
+def layout_or_any() -> str:
+    """The layout, or a name that the stand-in takes for the tests' image."""
+    return layout_for_machines() or "localhost/metaflow-sandbox-test"
+
+
 @contextlib.contextmanager
 def boxlite(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Variables]:
     """A stand-in for its server, or with METAFLOW_SANDBOX_TESTS_KVM=yes real machines."""
@@ -84,11 +90,54 @@ def boxlite(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Varia
         yield server.settings
 
 
+def archive_for_machines() -> str:
+    """The same as one file; the stand-in knows one image by name."""
+    from .images import layout_archive
+
+    return str(layout_archive()) if layout_for_machines() else "sandbox-test/python"
+
+
+@contextlib.contextmanager
+def microsandbox(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Variables]:
+    """A stand-in for its cloud, or real machines; memory for an artifact of a GiB."""
+    from .microsandboxes import stand_in
+
+    memory = {"METAFLOW_SANDBOX_TESTS_MEMORY": "8192"}
+    if layout_for_machines():
+        yield memory
+        return
+    with stand_in() as cloud:
+        yield {**cloud.settings, **memory}
+
+
+@contextlib.contextmanager
+def e2b(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Variables]:
+    """The stand-in for E2B."""
+    from .e2b import e2b_server
+
+    with e2b_server() as server:
+        # An artifact of 1 GiB does not fit into E2B's own default.
+        yield {**server.settings, "METAFLOW_SANDBOX_TESTS_MEMORY": "4096"}
+
+
+@contextlib.contextmanager
+def daytona(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Variables]:
+    """The stand-in for Daytona."""
+    from .daytona import daytona_server
+
+    with daytona_server() as server:
+        # An artifact of 1 GiB does not fit into Daytona's own default.
+        yield {**server.settings, "METAFLOW_SANDBOX_TESTS_MEMORY": "6144"}
+
+
 SUITES = {
-    "boxlite": Suite(layout_for_machines, boxlite),
+    "boxlite": Suite(layout_or_any, boxlite, unit=1024),
     "docker": Suite(lambda: "localhost/metaflow-sandbox-test", engine),
     "podman": Suite(lambda: "localhost/metaflow-sandbox-test", engine),
     "nitrobox": Suite(made_tree, nothing),
     "pybox": Suite(made_tree, pybox),
+    "daytona": Suite(lambda: "test-image", daytona, unit=1024),
     "metalbox": Suite(lambda: None, metalbox),
+    "microsandbox": Suite(archive_for_machines, microsandbox),
+    "e2b": Suite(lambda: "localhost/metaflow-sandbox-test", e2b),
 }

@@ -64,13 +64,14 @@ WRONG: Mapping[str, tuple[Any, str, str]] = {
     "gpu": (-1, "a100", "is a whole number, 0 or more"),
     "timeout": ([60], "1h", "is a number of seconds above 0, such as 3600 for an hour"),
     "env": ({"A-B": "x"}, "A", "letters, digits and _ only"),
+    "secrets": ({"A": "*"}, "A", "names of hosts"),
     "network": ("lan", "lan", 'is "none", "host", "public" or a list of host names'),
     "isolation": (3, "strong", "is one of process, container, vm"),
     "executable": ("", " ", "is a non-empty string"),
     "datastore_access": (False, "s3", "is one of relay, direct"),
     "backend_options": ("x", "x", "is a dictionary with string keys, or its JSON"),
 }
-TEXT_ONLY = {"env": "is a dictionary with string keys, or its JSON"}
+TEXT_ONLY = dict.fromkeys(["env", "secrets"], "is a dictionary with string keys, or its JSON")
 CODE_ONLY = {"backend": "is a non-empty string"}
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from metaflow_extensions.sandbox.backends.cgroups import available
 from metaflow_extensions.sandbox.backends.interface import Feature, SandboxSpec
 from metaflow_extensions.sandbox.testing.contract import BackendContract
 from metaflow_extensions.sandbox.testing.parts import leaks
@@ -15,19 +14,14 @@ from metaflow_extensions.sandbox.testing.parts import leaks
 from .boxlite import BoxliteServer, boxlite_server
 from .images import cache, layout
 from .kvm import why_no_machines
+from .machine import not_limited
 
 boxlite = pytest.importorskip("boxlite", reason="the SDK is missing: pip install boxlite")
 
 from metaflow_extensions.sandbox.backends.boxlite.backend import BoxliteBackend  # noqa: E402
 
 KNOWN = {
-    "test_cpu_is_limited": "a virtual machine has whole cores: 0.5 is refused",
     "test_disk_is_limited_wherever_it_is_writable": "BoxLite's disks are whole GiB: 32 MiB are refused",
-}
-_NO_CGROUP = "the stand-in limits memory with a cgroup, and none can be made here"
-KNOWN_OF_STAND_IN = {
-    "test_memory_of_one_process_is_limited": _NO_CGROUP,
-    "test_memory_of_all_processes_together_is_limited": _NO_CGROUP,
 }
 
 
@@ -42,6 +36,7 @@ class BoxliteContract(BackendContract):
     """Wherever the boxes are."""
 
     never = frozenset(set(Feature) - BoxliteBackend.features)
+    cores = 1
     keeps = ("metaflow-sandbox", "metaflow-sandbox/boxlite")
     # The SDK keeps its threads and what wakes them.
     watched = leaks.WATCHED - {"descriptors", "threads"}
@@ -51,7 +46,7 @@ class BoxliteContract(BackendContract):
 class TestBoxliteServer(BoxliteContract):
     """On a server."""
 
-    known_failures = KNOWN if "memory" in available() else {**KNOWN, **KNOWN_OF_STAND_IN}
+    known_failures = {**KNOWN, **not_limited()}  # noqa: RUF012 -- as in the base
 
     @pytest.fixture
     def backend(self, server: BoxliteServer, monkeypatch: pytest.MonkeyPatch) -> BoxliteBackend:

@@ -14,6 +14,7 @@ from metaflow_extensions.sandbox.backends.registry import load
 
 from .harness import BACKEND, FlowRun, place_flow, run_flow
 from .live import LiveFlow, live_directory, live_flow
+from .suites import SUITES
 
 FOREVER = 600  # seconds
 
@@ -64,6 +65,12 @@ def test_a_timeout_leaves_nothing() -> None:
     assert "timed out after" in run.output
 
 
+def size(least: int) -> str:
+    """As many MiB, or the next that there are on the backend."""
+    unit = SUITES[BACKEND].unit if BACKEND in SUITES else 1
+    return str(-(-least // unit) * unit)
+
+
 def rude(directory: Path, way: str, option: str) -> FlowRun:
     """A run whose first step misbehaves."""
     flow = place_flow("rude_flow.py", directory)
@@ -78,8 +85,8 @@ def test_too_much_memory(tmp_path: Path) -> None:
     if Feature.MEMORY_LIMIT not in load(BACKEND).features:
         assert "choose another backend" in rude(tmp_path, "take_memory", "memory=400").output
         return
-    run = rude(tmp_path, "take_memory", "memory=400")
-    assert "more than its 400 MiB of memory" in run.output or "MemoryError" in run.output
+    run = rude(tmp_path, "take_memory", f"memory={size(400)}")
+    assert f"more than its {size(400)} MiB of memory" in run.output or "MemoryError" in run.output
     assert run.output.count("] before") == 1
 
 
@@ -88,7 +95,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     if Feature.DISK_LIMIT not in load(BACKEND).features:
         assert "choose another backend" in rude(tmp_path, "fill_disk", "disk=64").output
         return
-    run = rude(tmp_path, "fill_disk", "disk=64")
+    run = rude(tmp_path, "fill_disk", f"disk={size(64)}")
     assert "No space left on device" in run.output or "File too large" in run.output
     assert run.output.count("] before") == 1
 

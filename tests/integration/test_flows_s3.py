@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from .both_ways import BothWays
-from .s3 import bucket
+from .bucket import bucket
 from .tour import check_cards, check_tour, run_tour
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Mapping[str, str]]:
-    """The environment of a launcher whose datastore is a bucket of a server in this process."""
-    with bucket() as made:
-        yield made.settings
+    """The environment of a launcher whose datastore is a bucket."""
+    with bucket() as env:
+        yield env
 
 
 @pytest.fixture(scope="module")

@@ -115,12 +115,15 @@ def test_heart_beats_while_the_step_runs(recorder: Recorder, env: Mapping[str, s
 
 
 def test_documented_way_of_starting_the_service(tmp_path: Path) -> None:
-    """Guards `metaflow-local-service run python flow.py run`, the service started on demand."""
+    """Guards `metaflow-local-service run python flow.py run`, which the first run says the better way of."""
     flow = place("small_flow.py", tmp_path, {})
     try:
-        output = service(tmp_path, "run", "--", sys.executable, flow.name, "run", *SANDBOXED)
+        command = ("run", "--", sys.executable, flow.name, "run", *SANDBOXED)
+        output, again = (service(tmp_path, *command) for _ in range(2))
     finally:
         service(tmp_path, "stop")
+    line = "[sandbox] metaflow-local-service cannot look up a single artifact"
+    assert [text.count(line) for text in (output, again)] == [1, 0]
     assert output.count(f"[sandbox] {BACKEND} ") == 3
     assert "Done!" in output
     script = "from metaflow import Flow\nprint(Flow('SmallFlow').latest_run.data.total)"

@@ -287,8 +287,8 @@ def test_failures_before_user_code_are_tried_again() -> None:
     run, executed = scripted_run({"open_failures": [QUOTA, FAILED]})
     assert run.returncode == 0, run.output
     assert executed == 1
-    assert run.output.count("No user code has run: trying again") == 2
-    assert "no more for now" in run.output
+    # Waiting for room is no failure, and so short that nobody needs to know.
+    assert run.output.count("No user code has run: trying again") == 1
     assert "the machine is full" in run.output
 
 

@@ -9,6 +9,7 @@
       QuotaExceeded         the provider refuses more for now; ``retry_after`` is in seconds or None
       CommandTimeout        a deadline of ours passed
       RelayError            a frame, a verb or a path that the relay does not accept
+      ServiceError          the metadata service cannot start, answer or do what it is asked
 
 An exit code, a timeout and a provider failure are three outcomes: the first is an ``int``, the
 others are exceptions from this tree. Every message says the cause and what mends it.
@@ -58,3 +59,7 @@ class CommandTimeout(SandboxError):
 
 class RelayError(SandboxError):
     """A frame, verb, path or value that the relay refuses."""
+
+
+class ServiceError(SandboxError):
+    """The metadata service cannot start here, does not answer, or refuses a request."""

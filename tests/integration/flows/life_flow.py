@@ -36,9 +36,11 @@ class LifeFlow(FlowSpec):
     def body(self):
         if self.marker:
             start_daemon(self.marker)
+        # Loaded first: a run that ends here finds the body asleep, not in the middle of a read.
+        seconds = self.seconds
         print(f"body {self.input} runs as attempt {current.retry_count}", flush=True)
         if current.retry_count == 0:
-            time.sleep(self.seconds)
+            time.sleep(seconds)
         self.result = self.input * 10
         self.attempt = current.retry_count
         self.next(self.join)

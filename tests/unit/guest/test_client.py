@@ -17,7 +17,7 @@ import pytest
 from metaflow_extensions.sandbox.guest.client import ADDRESS_VARIABLE, PIPELINED, RelayClient, RelayRefused
 from metaflow_extensions.sandbox.guest.frames import LENGTHS, encode_frame
 
-from ..relay.parts import INPUT, OWN, PACKED, STORE, Bench, blob_path, short_directory
+from ..relay.parts import INPUT, OWN, PACKED, STORE, Bench, blob_path, listening, short_directory
 
 
 @pytest.fixture
@@ -30,22 +30,8 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 @pytest.fixture
 def address(bench: Bench) -> Iterator[str]:
     """Where the relay listens."""
-    with short_directory() as place, socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(place / "relay"))
-        listener.listen(64)
-
-        def accept() -> None:
-            while True:
-                try:
-                    bench.relay.accept(listener.accept()[0])
-                except OSError:
-                    return
-
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        yield f"unix:{place / 'relay'}"
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
+    with listening(bench.relay) as address:
+        yield address
 
 
 @pytest.fixture

@@ -352,3 +352,24 @@ def settle(condition: Any) -> None:
             return
         pause.wait(0.005)
     raise AssertionError("it has not come about")
+
+
+@contextmanager
+def listening(relay: TaskRelay) -> Iterator[str]:
+    """The address of a relay that guests connect to by themselves."""
+    with short_directory() as place, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place / "relay"))
+        listener.listen(64)
+
+        def accept() -> None:
+            while True:
+                try:
+                    relay.accept(listener.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"unix:{place / 'relay'}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()

@@ -13,7 +13,7 @@ import pytest
 
 from metaflow_extensions.sandbox import guest
 from metaflow_extensions.sandbox.errors import RelayError, SandboxLost
-from metaflow_extensions.sandbox.guest.stdio import ACK, COUNT, DATA, ERR, HEAD, OPEN, OUT, WINDOW
+from metaflow_extensions.sandbox.guest.stdio import ACK, CHUNK, COUNT, DATA, ERR, HEAD, OPEN, OUT, WINDOW
 from metaflow_extensions.sandbox.relay.stdio import Channel, StdioRelay
 
 from .parts import WAIT, short_directory
@@ -187,7 +187,10 @@ def test_step_ends_with_the_launcher(start: Start) -> None:
         (b"Traceback (most recent call last)", "no frame"),
         (HEAD.pack(OPEN, 1, 0) + HEAD.pack(OPEN, 1, 0), "opened twice"),
         (HEAD.pack(DATA, 1, 1 << 20), "no frame"),
-        (HEAD.pack(OPEN, 1, 0) + (HEAD.pack(DATA, 1, 1 << 16) + bytes(1 << 16)) * 5, f"more than {WINDOW}"),
+        (
+            HEAD.pack(OPEN, 1, 0) + (HEAD.pack(DATA, 1, CHUNK) + bytes(CHUNK)) * (WINDOW // CHUNK + 1),
+            f"more than {WINDOW}",
+        ),
         (HEAD.pack(OPEN, 1, 0) + HEAD.pack(ACK, 1, 1) + b"x", "without a number"),
     ],
 )
@@ -205,7 +208,7 @@ def test_acknowledging_what_was_not_sent_gains_nothing() -> None:
     relay = StdioRelay(channels.append, sent.append)
     frames = HEAD.pack(OPEN, 1, 0) + (HEAD.pack(ACK, 1, 4) + COUNT.pack(0xFFFFFFFF)) * 3
     assert list(relay.feed(frames)) == []
-    given = sum(channels[0].give(memoryview(bytes(WINDOW))) for _ in range(4))
+    given = sum(channels[0].give(memoryview(bytes(WINDOW))) for _ in range(WINDOW // CHUNK))
     assert given == WINDOW
     refused: list[BaseException] = []
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,20 @@ class Reaper:
         self.process.stdout.close()
         assert not self.directory.exists()
         assert not Path(f"/proc/{self.supervisor}").exists()
+
+
+def test_a_backend_that_can_not_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    """Guards a run that went well against failing for a provider that does not answer at its end."""
+    source = BACKEND.replace("return [", "raise BackendUnavailable('nobody is there'); return [")
+    source = f"from metaflow_extensions.sandbox.errors import BackendUnavailable\n{source}"
+    (tmp_path / "silent_backend.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    directory = tmp_path / "run-1"
+    directory.mkdir()
+    (directory / BACKENDS).write_text("silent_backend:Backend\n")
+    clean(directory)
+    assert not directory.exists()
+    assert "nobody is there" in capfd.readouterr().err
 
 
 def test_a_supervisor_that_ends(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ class Feature(enum.Enum):
     DISK_LIMIT = "writable space is limited"
     GPU = "GPUs can be passed in"
     REMOTE = "sandboxes are on a provider's machines, far from the launcher and near to its cloud storage"
+    SECRETS = "secrets are put into requests on their way out, and never enter"
 
 
 class Isolation(enum.IntEnum):
@@ -85,6 +86,19 @@ class PythonEnvironment:
 
 
 @dataclass(frozen=True)
+class Secret:
+    """A value that commands use and never see.
+
+    They find a placeholder in the variable ``name``; the value takes its place in requests to ``hosts``,
+    which are names, or ``*.`` and a domain for all below it.
+    """
+
+    name: str
+    value: str = field(repr=False)
+    hosts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class SandboxSpec:
     """Everything a backend needs to make one sandbox.
 
@@ -106,6 +120,7 @@ class SandboxSpec:
     python: PythonEnvironment | None = None
     lifetime: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    secrets: Sequence[Secret] = ()
     tell: Callable[[str], None] | None = field(default=None, compare=False)
 
 
@@ -178,7 +193,9 @@ class Sandbox(Protocol):
 class Backend(Protocol):
     """A provider of sandboxes; built without arguments, cheap to build.
 
-    One with a ``default_image`` runs steps in it that name none.
+    One with a ``default_image`` runs steps in it that name none. One that has only some sizes refuses others,
+    and may have a method ``next_size(limit, amount)``: the least size for that much of "cpu", "memory" or
+    "disk", which a step is given that only asks for at least so much.
     """
 
     features: frozenset[Feature]

@@ -4,19 +4,42 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from ..errors import SandboxLost
-from .local_state import LocalState
+
+
+class Known(Protocol):
+    """What is known of a sandbox on this machine, such as its LocalState."""
+
+    @property
+    def id(self) -> str:
+        """The sandbox's."""
+
+    def exists(self) -> bool:
+        """Whether nobody destroyed it."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A sandbox that only its provider knows: that it was destroyed is learned by using it."""
+
+    id: str
+
+    def exists(self) -> bool:
+        """As far as this machine knows."""
+        return True
 
 
 class Lifetime:
     """``expire`` is called once ``seconds`` are over, never for None, unless the sandbox is closed before."""
 
-    def __init__(self, state: LocalState, seconds: float | None, expire: Callable[[], None]) -> None:
+    def __init__(self, state: Known, seconds: float | None, expire: Callable[[], None]) -> None:
         self._state = state
         self._seconds = seconds
         self._expire = expire
-        self._expired = False
+        self._reason: str | None = None
         self.closed = False
         self._timer = threading.Timer(seconds, self._end) if seconds else None
         if self._timer:
@@ -31,11 +54,15 @@ class Lifetime:
 
     def why_lost(self) -> str | None:
         """Why the sandbox went away from under its commands, None when it did not."""
-        if self._expired:
-            return f"sandbox {self._state.id} passed its lifetime of {self._seconds} s: ask for a longer one"
+        if self._reason:
+            return self._reason
         if self.closed or self._state.exists():
             return None
         return f"sandbox {self._state.id} was destroyed by another process: open a new one"
+
+    def lose(self, reason: str) -> None:
+        """It went away for another reason."""
+        self._reason = self._reason or reason
 
     def close(self) -> bool:
         """The sandbox is being closed; whether it already was."""
@@ -45,5 +72,5 @@ class Lifetime:
         return closed
 
     def _end(self) -> None:
-        self._expired = True
+        self.lose(f"sandbox {self._state.id} passed its lifetime of {self._seconds} s: ask for a longer one")
         self._expire()

@@ -55,6 +55,13 @@ def base_directory(environ: Mapping[str, str] = os.environ) -> Path:
     return base
 
 
+def state_directory(backend: str) -> Path:
+    """Where the sandboxes of a backend are remembered, made when absent."""
+    directory = base_directory() / backend
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return directory
+
+
 class LocalState:
     """The directory of one sandbox."""
 
@@ -65,9 +72,14 @@ class LocalState:
     @classmethod
     def unused_id(cls, base: Path) -> str:
         """An id like ``sbx-1a2b3c4d`` that no sandbox below the base directory has."""
-        while (base / (sandbox_id := f"sbx-{os.urandom(4).hex()}")).exists():
+        while (base / (sandbox_id := cls.random_id())).exists():
             pass
         return sandbox_id
+
+    @staticmethod
+    def random_id() -> str:
+        """An id like ``sbx-1a2b3c4d``."""
+        return f"sbx-{os.urandom(4).hex()}"
 
     @staticmethod
     def is_id(sandbox_id: str) -> bool:
@@ -97,6 +109,14 @@ class LocalState:
         for entry in sorted(base.iterdir()):
             if cls.is_id(entry.name):
                 yield cls(base, entry.name)
+
+    @classmethod
+    def described(cls, base: Path, labels: Mapping[str, str]) -> Iterator[SandboxInfo]:
+        """Sandboxes below the base directory that have all these labels, also those whose launcher died."""
+        for state in cls.all(base):
+            info = state.info()
+            if info and labels.items() <= info.labels.items():
+                yield info
 
     @classmethod
     def find(cls, base: Path, sandbox_id: str) -> LocalState | None:

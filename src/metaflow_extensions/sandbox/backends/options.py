@@ -33,6 +33,14 @@ def check_options(spec: SandboxSpec, backend: Backend, name: str) -> None:
         )
 
 
+def refuse_backend_options(spec: SandboxSpec, name: str) -> None:
+    """Raise UnsupportedOption where a backend that has no options of its own is given some."""
+    if spec.options:
+        raise UnsupportedOption(
+            f"the {name} backend has no options {sorted(spec.options)}: leave out backend_options"
+        )
+
+
 def require_isolation(backend: Backend, name: str, wanted: str | None) -> None:
     """Raise UnsupportedOption when the backend's wall is weaker than wanted: process, container or vm."""
     if wanted is None:
@@ -70,6 +78,8 @@ def _needs(spec: SandboxSpec) -> Iterator[tuple[str, Feature]]:
         yield f"network={list(spec.network)!r}", Feature.EGRESS_LIST
     if spec.mounts:
         yield f"mounts={[str(mount.target) for mount in spec.mounts]!r}", Feature.MOUNT
+    if spec.secrets:
+        yield f"secrets={[secret.name for secret in spec.secrets]!r}", Feature.SECRETS
     if spec.python is not None:
         yield f"python={str(spec.python.executable)!r}", Feature.HOST_PYTHON
 
@@ -86,3 +96,8 @@ def _nonsense(spec: SandboxSpec) -> Iterator[str]:
         yield f'network={spec.network!r} must be "none", "host", "public" or a list of host names'
     if not isinstance(spec.network, str) and not spec.network:
         yield 'network=[] names no host: say "none"'
+    for secret in spec.secrets:
+        if not secret.hosts:
+            yield f"secret {secret.name!r} names no host that its value may be sent to"
+        if spec.network == "none":
+            yield f"secret {secret.name!r} is of no use without a network: list its hosts as network="

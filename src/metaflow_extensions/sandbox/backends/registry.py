@@ -79,10 +79,25 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         "boxlite",
         "virtual machines of BoxLite, on this machine or on a server",
     ),
+    "e2b": BuiltIn(
+        "metaflow_extensions.sandbox.backends.e2b.backend:E2BBackend",
+        "e2b",
+        "virtual machines in E2B's cloud, with nothing but a key",
+    ),
+    "daytona": BuiltIn(
+        "metaflow_extensions.sandbox.backends.daytona.backend:DaytonaBackend",
+        "daytona",
+        "containers in Daytona's cloud, with nothing but its API key",
+    ),
     "metalbox": BuiltIn(
         "metaflow_extensions.sandbox.backends.metalbox.backend:MetalboxBackend",
         "metalbox",
         "macOS processes with Metal, in Apple's sandbox profile",
+    ),
+    "microsandbox": BuiltIn(
+        "metaflow_extensions.sandbox.backends.microsandbox.backend:MicrosandboxBackend",
+        "microsandbox",
+        "virtual machines on this machine or of a microsandbox cloud",
     ),
 }
 

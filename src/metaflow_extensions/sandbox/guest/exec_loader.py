@@ -4,6 +4,10 @@ It starts the command with the environment, directory and streams that it is tol
 when the command ends kills all that it left. Frames come over stdin as bytes: HEAD and what it announces.
 They go out over stdout as lines of base64, for SDKs that hand out text. They are numbered: one that is lost
 with a connection is noticed. At most WINDOW bytes of a direction are under way.
+
+Where connections break while the loader lives, a job ``resumes``: what the launcher may not have is kept and
+sent again, and what comes in twice is dropped. After its last frame the loader waits to be dismissed: a
+connection that closes while something is still on its way in takes back what went out last.
 """
 
 from __future__ import annotations
@@ -18,15 +22,18 @@ import signal
 import struct
 import sys
 import time
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 HEAD = struct.Struct("!BII")  # kind, number, bytes that follow
 COUNT = struct.Struct("!I")
-JOB, IN, END_IN, KILL, TAKEN, STAY = range(1, 7)  # to the loader
-STARTED, FAILED, OUT, ERR, GIVEN, ALIVE, LOST, LAST = range(1, 9)  # from it
-WINDOW = 1 << 20  # bytes
+# To the loader. TAKEN holds a COUNT of bytes; another one there, in STAY and in RESUME is the last number
+# that was received.
+JOB, IN, END_IN, KILL, TAKEN, STAY, RESUME, BYE = range(1, 9)
+STARTED, FAILED, OUT, ERR, GIVEN, ALIVE, LOST, LAST = range(1, 9)  # from it; LAST holds the exit code
+WINDOW = 4 << 20  # bytes
 CHUNK = 48 * 1024  # bytes: 64 KiB of base64
 BEAT = 5.0  # seconds between signs of life
+FAREWELL = 10.0  # seconds for a launcher that can't connect again to say that it has all
 ORPHANED = 300.0  # seconds without one from the launcher
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PLACE = "/run/metaflow-sandbox-box"
@@ -43,6 +50,10 @@ class Loader:
         self.code = -1
         self.credit = WINDOW
         self.killed = False
+        self.dismissed = False
+        self.resumes = False
+        self.keeps = True  # frames, until it is known that the job does not resume
+        self.kept: List[Tuple[int, bytes]] = []
         self.input = -1  # the writing end of the command's stdin
         self.pending = bytearray()
         self.end_input = False
@@ -60,31 +71,45 @@ class Loader:
         """One frame to the launcher, whole."""
         self.sent += 1
         self.told = time.monotonic()
-        view = memoryview(binascii.b2a_base64(HEAD.pack(kind, self.sent, len(payload)) + payload))
-        while view:
-            view = view[os.write(1, view) :]
+        line = binascii.b2a_base64(HEAD.pack(kind, self.sent, len(payload)) + payload)
+        if self.keeps:
+            self.kept.append((self.sent, line))
+        write(line)
 
     def run(self) -> int:
         """Carry on until the command has ended; its exit code, 128 + n when a signal ended it."""
         self.tell(ALIVE)
         while self.code < 0 or (self.outputs and not self.killed):
-            poll = select.poll()
-            poll.register(0, select.POLLIN)
-            poll.register(self.waker, select.POLLIN)
-            if self.input >= 0 and self.pending:
-                poll.register(self.input, select.POLLOUT)
-            for descriptor in self.outputs if self.credit > 0 else ():
-                poll.register(descriptor, select.POLLIN)
-            for descriptor, _ in poll.poll(BEAT * 1000):
-                self.handle(descriptor)
-            self.bury()
-            now = time.monotonic()
-            if now - self.told >= BEAT:
-                self.tell(ALIVE)
-            if now - self.heard >= ORPHANED:
+            self.pass_on()
+            if self.is_orphaned():
                 self.kill()
-        self.tell(LAST)
+        self.outputs = {}
+        self.tell(LAST, COUNT.pack(self.code))
+        waits_until = None if self.resumes else time.monotonic() + FAREWELL
+        while not self.dismissed and not self.is_orphaned():
+            if waits_until and time.monotonic() > waits_until:
+                break
+            self.pass_on()
         return self.code
+
+    def pass_on(self) -> None:
+        """Wait for something to do, and do it."""
+        poll = select.poll()
+        poll.register(0, select.POLLIN)
+        poll.register(self.waker, select.POLLIN)
+        if self.input >= 0 and self.pending:
+            poll.register(self.input, select.POLLOUT)
+        for descriptor in self.outputs if self.credit > 0 else ():
+            poll.register(descriptor, select.POLLIN)
+        for descriptor, _ in poll.poll(BEAT * 1000):
+            self.handle(descriptor)
+        self.bury()
+        if time.monotonic() - self.told >= BEAT:
+            self.tell(ALIVE)
+
+    def is_orphaned(self) -> bool:
+        """Whether nobody is there any more."""
+        return time.monotonic() - self.heard >= ORPHANED
 
     def handle(self, descriptor: int) -> None:
         """Do what the descriptor is ready for."""
@@ -108,6 +133,7 @@ class Loader:
         self.heard = time.monotonic()
         if not data:
             self.kill()  # nobody is there any more
+            self.dismissed = True
         self.buffer += data
         while len(self.buffer) >= HEAD.size:
             kind, number, length = HEAD.unpack_from(self.buffer)
@@ -115,6 +141,8 @@ class Loader:
                 return
             payload = bytes(self.buffer[HEAD.size : HEAD.size + length])
             del self.buffer[: HEAD.size + length]
+            if self.resumes and number <= self.received:
+                continue
             self.received += 1
             if number != self.received:
                 self.tell(LOST)
@@ -125,7 +153,9 @@ class Loader:
     def obey(self, kind: int, payload: bytes) -> None:
         """Do what one frame says."""
         if kind == JOB:
-            self.start(json.loads(payload))
+            job = json.loads(payload)
+            self.keeps = self.resumes = job.get("resumes", False)
+            self.start(job)
         elif kind == IN:
             self.pending += payload
             self.feed()
@@ -133,9 +163,24 @@ class Loader:
             self.end_input = True
             self.feed()
         elif kind == TAKEN:
-            self.credit += COUNT.unpack(payload)[0]
+            self.credit += COUNT.unpack_from(payload)[0]
+            self.forget(payload[COUNT.size :])
+        elif kind == STAY:
+            self.forget(payload)
+        elif kind == RESUME:
+            self.forget(payload)
+            # What follows may follow a part of a line.
+            write(b"\n" + b"".join(line for _, line in self.kept))
         elif kind == KILL:
             self.kill()
+        elif kind == BYE:
+            self.dismissed = True
+
+    def forget(self, payload: bytes) -> None:
+        """Keep no longer what has arrived: the payload is the last number, if there is one."""
+        if payload:
+            (number,) = COUNT.unpack(payload)
+            self.kept = [frame for frame in self.kept if frame[0] > number]
 
     def feed(self) -> None:
         """Pass on what came for the command's stdin, as much as it takes."""
@@ -161,30 +206,10 @@ class Loader:
 
     def start(self, job: Dict[str, Any]) -> None:
         """Start the command, and tell how that went."""
-        streams = [os.pipe() for _ in range(3)]
-        report, reported = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                become(job, streams)
-            except BaseException as error:  # noqa: BLE001 -- whatever it is, it is told
-                os.write(reported, str(error).encode("utf-8", "surrogateescape"))
-            os._exit(127)
-        os.close(reported)
-        (nothing, self.input), (out, _), (err, _) = streams
-        for descriptor in (nothing, streams[1][1], streams[2][1]):
-            os.close(descriptor)
-        reason = b""
-        while True:
-            chunk = os.read(report, 4096)
-            if not chunk:
-                break
-            reason += chunk
-        os.close(report)
+        self.pid, (self.input, out, err), reason = spawn(job, PLACE)
         if reason:
             self.tell(FAILED, reason)
             return
-        os.set_blocking(self.input, False)
         if not job["stdin"]:
             self.close_input()
         self.outputs = {out: OUT, err: ERR}
@@ -192,18 +217,11 @@ class Loader:
 
     def bury(self) -> None:
         """Wait for whatever has ended; the command's own end is its descendants'."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            if pid == self.pid:
-                signalled = os.WIFSIGNALED(status)
-                self.code = 128 + os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
-                self.close_input()
-                end_all()
+        code = buried(self.pid)
+        if code is not None:
+            self.code = code
+            self.close_input()
+            end_all()
 
     def kill(self) -> None:
         """End everything; what has not been passed on is dropped."""
@@ -213,7 +231,34 @@ class Loader:
             self.code = 128 + signal.SIGKILL
 
 
-def become(job: Dict[str, Any], streams: List[Tuple[int, int]]) -> None:
+def write(lines: bytes) -> None:
+    """Write them to stdout, all."""
+    view = memoryview(lines)
+    while view:
+        view = view[os.write(1, view) :]
+
+
+def spawn(job: Dict[str, Any], place: str) -> Tuple[int, Tuple[int, int, int], bytes]:
+    """Start a command: its pid, our ends of its streams, and why it did not start, or nothing."""
+    streams = [os.pipe() for _ in range(3)]
+    report, reported = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            become(job, streams, place)
+        except BaseException as error:  # noqa: BLE001 -- whatever it is, it is told
+            os.write(reported, str(error).encode("utf-8", "surrogateescape"))
+        os._exit(127)
+    (reader, given), (out, writer), (err, error_writer) = streams
+    for descriptor in (reported, reader, writer, error_writer):
+        os.close(descriptor)
+    with open(report, "rb") as told:
+        reason = told.read()
+    os.set_blocking(given, False)
+    return pid, (given, out, err), reason
+
+
+def become(job: Dict[str, Any], streams: List[Tuple[int, int]], place: str) -> None:
     """In the child: be the command."""
     os.setsid()
     (reader, _), (_, out), (_, err) = streams
@@ -223,9 +268,9 @@ def become(job: Dict[str, Any], streams: List[Tuple[int, int]]) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    places = {name: os.path.join(PLACE, name) for name in ("work", "home")}
-    for place in places.values():
-        os.makedirs(place, exist_ok=True)
+    places = {name: os.path.join(place, name) for name in ("work", "home")}
+    for directory in places.values():
+        os.makedirs(directory, exist_ok=True)
     environment = {
         "PATH": os.environ.get("PATH") or PATH,
         "HOME": places["home"],
@@ -241,6 +286,20 @@ def become(job: Dict[str, Any], streams: List[Tuple[int, int]]) -> None:
 def encoded(text: str) -> bytes:
     """As the kernel takes it."""
     return text.encode("utf-8", "surrogateescape")
+
+
+def buried(command: int) -> Optional[int]:
+    """Wait for whatever has ended; the command's exit code if it is among that, 128 + n for signal n."""
+    code = None
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                break
+            if pid == command:
+                signalled = os.WIFSIGNALED(status)
+                code = 128 + os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
+    return code
 
 
 def end_all() -> None:

@@ -19,7 +19,7 @@ from typing import Dict, List, Tuple
 HEAD = struct.Struct("!BII")
 OUT, ERR, OPEN, DATA, CLOSE, ACK = range(1, 7)
 COUNT = struct.Struct("!I")  # what an ACK carries: bytes taken in
-WINDOW = 256 * 1024  # bytes
+WINDOW = 2 << 20  # bytes: a round trip to a cloud takes tens of milliseconds
 CHUNK = 64 * 1024  # bytes, the longest frame
 LAST_WORDS = 5.0  # seconds for what is on its way when the step has ended
 

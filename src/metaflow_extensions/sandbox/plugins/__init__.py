@@ -12,7 +12,10 @@ STEP_DECORATORS_DESC = [
     ("podman", ".aliases.PodmanDecorator"),
     ("nitrobox", ".aliases.NitroboxDecorator"),
     ("pybox", ".aliases.PyboxDecorator"),
+    ("e2b", ".aliases.E2BDecorator"),
+    ("daytona", ".aliases.DaytonaDecorator"),
     ("metalbox", ".aliases.MetalboxDecorator"),
+    ("microsandbox", ".aliases.MicrosandboxDecorator"),
 ]
 
 if os.environ.get("METAFLOW_SANDBOX_GUEST"):
@@ -57,3 +60,5 @@ if os.environ.get("METAFLOW_SANDBOX_GUEST"):
         ("heartbeat", ".guest_providers.sidecars.RelayHeartbeat"),
         ("spot_termination_monitor", ".guest_providers.sidecars.NoSpotMonitor"),
     ]
+elif os.environ.get("METAFLOW_SANDBOX_HEARTBEAT") == "light":
+    METADATA_PROVIDERS_DESC = [("service", ".light_heartbeat.LightServiceMetadata")]

@@ -37,6 +37,21 @@ class PyboxDecorator(SandboxDecorator):  # noqa: D101
     name = backend_name = "pybox"
 
 
+class E2BDecorator(SandboxDecorator):  # noqa: D101
+    __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away virtual machine of E2B")
+    name = backend_name = "e2b"
+
+
+class DaytonaDecorator(SandboxDecorator):  # noqa: D101
+    __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away Daytona sandbox")
+    name = backend_name = "daytona"
+
+
 class MetalboxDecorator(SandboxDecorator):  # noqa: D101
     __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away MetalBox service (macOS)")
     name = backend_name = "metalbox"
+
+
+class MicrosandboxDecorator(SandboxDecorator):  # noqa: D101
+    __doc__ = (SandboxDecorator.__doc__ or "").replace(_THROW_AWAY, "throw-away microsandbox virtual machine")
+    name = backend_name = "microsandbox"

@@ -10,6 +10,8 @@ from typing import Any
 
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HOST_NAME = re.compile(r"[A-Za-z0-9*]([A-Za-z0-9.\-*]*[A-Za-z0-9])?(:\d+)?")
+# A secret for every host there is would be none.
+SECRET_HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.\-]*[A-Za-z0-9])?")
 NETWORKS = ("none", "host", "public")
 ISOLATIONS = ("process", "container", "vm")
 DATASTORE_ACCESS = ("relay", "direct")
@@ -24,6 +26,7 @@ ATTRIBUTES = (
     "gpu",
     "timeout",
     "env",
+    "secrets",
     "network",
     "isolation",
     "executable",
@@ -121,6 +124,25 @@ def environment(value: Any) -> dict[str, str]:
     return {name: str(content) for name, content in variables.items()}
 
 
+def secrets(value: Any) -> dict[str, tuple[str, ...]]:
+    """Names of the launcher's environment variables, each with the hosts that its value may be sent to."""
+    hosts_of = mapping(value)
+    for name, hosts in hosts_of.items():
+        if not ENV_NAME.fullmatch(name):
+            raise InvalidAttribute(f"names the variable {name!r}: letters, digits and _ only")
+        listed = [hosts] if isinstance(hosts, str) else hosts
+        if (
+            not isinstance(listed, (list, tuple))
+            or not listed
+            or not all(isinstance(host, str) and SECRET_HOST.fullmatch(host) for host in listed)
+        ):
+            raise InvalidAttribute(
+                f"gives {name} something else than names of hosts: api.example.org, *.example.org"
+            )
+        hosts_of[name] = tuple(listed)
+    return hosts_of
+
+
 def network(value: Any) -> str | tuple[str, ...]:
     """One of the networks' names, or host names that may be reached."""
     if isinstance(value, str):
@@ -145,6 +167,7 @@ PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "gpu": count,
     "timeout": seconds,
     "env": environment,
+    "secrets": secrets,
     "network": network,
     "isolation": one_of(*ISOLATIONS),
     "executable": text,

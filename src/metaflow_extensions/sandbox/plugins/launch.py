@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from metaflow.system_context import system_context
 from metaflow.util import decompress_list
 
 from ..backends import registry
-from ..backends.interface import Backend, Feature, SandboxSpec
+from ..backends.interface import Backend, Feature, SandboxSpec, Secret
 from ..backends.python_env import discover
 from ..errors import UnsupportedOption
 from ..relay.policy import TaskIdentity
@@ -26,6 +27,7 @@ from ..supervisor.protocol import RunSettings, TaskSettings
 from .code_package import copy_code
 from .direct_access import DatastoreAccess, DirectAccess
 from .libraries import libraries
+from .local_service import say_what_it_lacks
 from .step_environment import card_root, step_environment
 from .supervisor_link import SupervisorLink
 
@@ -68,6 +70,8 @@ class RunLaunch:
         self._datastore = (flow_datastore.TYPE, flow_datastore.datastore_root)
         self._access = DatastoreAccess(self._flow, self._run_id, self._datastore)
         self._metadata = system_context.metadata
+        if self._metadata.TYPE == "service":
+            say_what_it_lacks(metaflow_config.SERVICE_URL)
         flow_directory = Path(self._script).resolve().parent
         self._python = discover(exclude=[flow_directory])
         # The flow's own directory is the script's, which Python puts first: nothing there is imported
@@ -82,7 +86,7 @@ class RunLaunch:
         """Raise SandboxError unless the step's backend can run here and honour its options.
 
         Limits that only @resources asks for are requests, as everywhere in Metaflow: where the
-        backend has no such limit, they are dropped.
+        backend has no such limit, they are dropped, and where it has not that size, the next one is taken.
         """
         name = attributes["backend"] or registry.default_name()
         backend = self._backend(name)
@@ -93,7 +97,7 @@ class RunLaunch:
                 "sandboxes, choose another one"
             )
         limits = {
-            limit: attributes[limit]
+            limit: attributes[limit] if limit in asked_by_name else _next_size(backend, limit, attributes)
             for limit, feature in NEEDED.items()
             if limit in asked_by_name or feature in backend.features
         }
@@ -106,6 +110,7 @@ class RunLaunch:
             network=direct.network if direct else attributes["network"] or "none",
             python=self._python if hosted else None,
             options=attributes["backend_options"] or {},
+            secrets=tuple(values_of(attributes["secrets"] or {})),
             **limits,
         )
         registry.check_options(spec, backend, name)
@@ -205,6 +210,16 @@ class RunLaunch:
         )
 
 
+def values_of(secrets: Mapping[str, Sequence[str]]) -> Iterable[Secret]:
+    """The secrets with their values. Raises UnsupportedOption for one that the launcher does not have."""
+    for name, hosts in secrets.items():
+        if not os.environ.get(name):
+            raise UnsupportedOption(
+                f"secrets names {name}, which is not in this environment: export {name}=…, or leave it out"
+            )
+        yield Secret(name, os.environ[name], tuple(hosts))
+
+
 def setting(name: str) -> Any:
     """The value of METAFLOW_SANDBOX_NAME."""
     return getattr(metaflow_config, f"SANDBOX_{name}")
@@ -258,3 +273,9 @@ def declared_secrets(decorators: Iterable[Any]) -> Iterable[SecretSource]:
             )
             spec = parse(source, role=role)
             yield SecretSource(spec.secrets_backend_type, spec.secret_id, spec.options, spec.role)
+
+
+def _next_size(backend: Backend, limit: str, attributes: Mapping[str, Any]) -> Any:
+    amount = attributes[limit]
+    next_size = getattr(backend, "next_size", None)
+    return next_size(limit, amount) if next_size and amount is not None else amount

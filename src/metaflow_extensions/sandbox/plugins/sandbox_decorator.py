@@ -65,6 +65,9 @@ class SandboxDecorator(StepDecorator):
         Seconds after which the sandbox is ended, whatever the step does.
     env : Dict[str, str], optional, default None
         Environment variables. Nothing else of the launcher's environment is passed in.
+    secrets : Dict[str, Union[str, List[str]]], optional, default None
+        Environment variables of the launcher that the step may use and not see, each with the hosts that
+        its value may be sent to. Inside they hold placeholders, which become the values on their way out.
     network : Union[str, List[str]], optional, default None
         `none` (the default), `host`, `public`, or host names that may be reached.
     isolation : str, optional, default None

@@ -34,6 +34,7 @@ class Governor:
         self._live = 0
         self._refusals = 0
         self._refused_at = 0.0
+        self._refusal = ""
         self._not_before = 0.0
         self._alone_since = 0.0
         self._queue: deque[object] = deque()
@@ -110,11 +111,11 @@ class Governor:
     def _why(self) -> str:
         waiting = f"{len(self._queue)} wait for a sandbox of {self._name}"
         if self._has_room():
-            reason = f"it makes {self._rate:g} a second" if self._rate else "it refuses more for a moment"
+            reason = f"it makes {self._rate:g} a second" if self._rate else f"it says: {self._refusal}"
             return f"{waiting}: {reason}"
         if self._most is not None and self._live >= self._most:
             return f"{waiting}: {self._live} run, the limit of METAFLOW_SANDBOX_MAX_SANDBOXES"
-        return f"{waiting}: {self._live} run, and it refuses more"
+        return f"{waiting}: {self._live} run, and it says: {self._refusal}"
 
     def _refuse(self, ticket: object, error: QuotaExceeded) -> None:
         """Go back to the head of the queue. Raises QuotaExceeded when nothing of this run can make room."""
@@ -122,6 +123,7 @@ class Governor:
             now = time.monotonic()
             self._live -= 1
             self._refusals += 1
+            self._refusal = str(error)
             self._alone_since = (self._alone_since or now) if not self._live else 0.0
             if self._alone_since and now - self._alone_since > PATIENCE:
                 raise error

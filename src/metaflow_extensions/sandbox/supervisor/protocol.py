@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..backends.interface import Mount, PythonEnvironment, SandboxSpec
+from ..backends.interface import Mount, PythonEnvironment, SandboxSpec, Secret
 from ..relay.policy import TaskIdentity
 from ..relay.services import SecretSource
 
@@ -118,6 +118,9 @@ def _task(fields: dict[str, Any]) -> TaskSettings:
         Mount(Path(mount["source"]), PurePosixPath(mount["target"]), mount["read_only"])
         for mount in spec["mounts"]
     ]
+    spec["secrets"] = tuple(
+        Secret(secret["name"], secret["value"], tuple(secret["hosts"])) for secret in spec["secrets"]
+    )
     if isinstance(spec["network"], list):
         spec["network"] = tuple(spec["network"])
     if spec["python"] is not None:

@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -62,15 +63,30 @@ def ends(word: int) -> bool:
 
 
 def clean(directory: Path) -> None:
-    """Destroy the sandboxes of a run and remove its directory; idempotent."""
+    """Destroy the sandboxes of a run and remove its directory; idempotent.
+
+    A backend that fails is named on stderr: what became of the run is known, and is not to change with that.
+    """
     record = directory / BACKENDS
     if record.exists():
-        from ..backends import registry
-
         for name in record.read_text().splitlines():
-            destroy_all(registry.load_again(name), directory)
+            clean_backend(name, directory)
     if directory.exists():
         shutil.rmtree(directory)
+
+
+def clean_backend(name: str, directory: Path) -> None:
+    """Destroy the sandboxes of a run on one backend."""
+    from ..backends import registry
+    from ..errors import SandboxError
+
+    try:
+        destroy_all(registry.load_again(name), directory)
+    except SandboxError as error:
+        sys.stderr.write(
+            f"[sandbox] What is left on {name} of this run can't be ended: {error}. If there is anything, "
+            "it ends with its lifetime, or by 'sandbox cleanup'\n"
+        )
 
 
 def destroy_all(backend: Backend, directory: Path) -> None:

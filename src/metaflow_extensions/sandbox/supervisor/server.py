@@ -43,7 +43,8 @@ class Server:
         self._tasks: dict[str, TaskSettings] = {}
         self._arrived = threading.Condition()
         self._running: dict[TaskRun, threading.Thread] = {}
-        self._backends: dict[str, Backend] = {}
+        self._loaded: dict[str, Backend] = {}
+        self._backends: dict[str, Backend] = {}  # those that tasks use
         self._governors: dict[str, Governor] = {}
         self._lock = threading.Lock()
         self._closing = False
@@ -67,7 +68,7 @@ class Server:
         # Ahead of Metaflow: beside that import each of these modules would take twice as long.
         for name in self._settings.backends:
             with contextlib.suppress(SandboxError):  # it is raised again for the first task
-                self._backend(name)
+                self._load(name)
         threading.Thread(target=self._import_metaflow, name="import", daemon=True).start()
         self._watcher.watch(self._control, self._accept)
         with os.fdopen(0, "rb", closefd=False) as lifeline:
@@ -109,12 +110,17 @@ class Server:
     def _backend(self, name: str) -> Backend:
         with self._lock:
             if name not in self._backends:
-                backend = registry.load_again(name)
+                backend = self._load(name)
                 # Before the first sandbox is made: the reaper has to know where to look.
                 with Path(self._settings.directory, BACKENDS).open("a") as record:
                     record.write(f"{name}\n")
                 self._backends[name] = backend
             return self._backends[name]
+
+    def _load(self, name: str) -> Backend:
+        if name not in self._loaded:
+            self._loaded[name] = registry.load_again(name)
+        return self._loaded[name]
 
     def _governor(self, name: str) -> Governor:
         with self._lock:

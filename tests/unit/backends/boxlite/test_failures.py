@@ -28,7 +28,7 @@ PULL = "storage error: Failed to pull image 'x' after trying 1 registry: - x: st
 def test_images(said: str, kind: type[Exception]) -> None:
     """A number within a port or a digest is no answer of a registry."""
     error = boxlite.StorageError(PULL + said)
-    assert type(failures.of_image("x", error)) is kind
+    assert type(failures.COMPLAINTS.refusal("x", str(error))) is kind
     assert type(failures.of_start("x", error, None, None)) is kind
 
 

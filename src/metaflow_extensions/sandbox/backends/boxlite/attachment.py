@@ -15,34 +15,28 @@ from typing import Any
 
 from boxlite import BoxliteError
 
-from ...errors import SandboxLost
+from ...errors import SandboxLost, StartFailed
 from ...guest import exec_loader
-from ...guest.exec_loader import HEAD, LAST, LOST, STAY
+from ...guest.exec_loader import BYE, HEAD, LAST, LOST, STAY
+from ..inner_files import PYTHON
+from ..loaded_process import KILLED, OnEnd, OnFrame
 
-PYTHON = "python3"  # of the image
 PROGRAM = Path(exec_loader.__file__).read_text(encoding="utf-8")
 FOREVER = 365 * 86400.0  # seconds; without any the SDK chooses
 STAY_EVERY = 60.0  # seconds
 QUIET = 15.0  # seconds, three of the loader's beats: then the runtime is asked
 LONGEST_QUIET = 60.0
-KILLED = 137  # 128 and SIGKILL: the loader, for lack of memory
 ANSWER = 10.0  # seconds for it
 ERRORS_KEPT = 4096  # characters
 
 
 class Attachment:
-    """One exec of the loader.
+    """One exec of the loader; ``alive`` tells whether the box still runs."""
 
-    ``on_frame`` gets the kind and the content of each frame, ``on_end`` once the exit code or SandboxLost;
-    ``alive`` tells whether the box still runs.
-    """
+    resumes = False
 
     def __init__(
-        self,
-        box: Any,
-        on_frame: Callable[[int, bytes], None],
-        on_end: Callable[[int | SandboxLost], None],
-        alive: Callable[[], Awaitable[bool]],
+        self, box: Any, alive: Callable[[], Awaitable[bool]], on_frame: OnFrame, on_end: OnEnd
     ) -> None:
         self._box = box
         self._on_frame, self._on_end, self._alive = on_frame, on_end, alive
@@ -50,26 +44,32 @@ class Attachment:
         self._sent = self._received = 0
         self._heard = 0.0
         self._errors = ""
-        self._complete = False
+        self._complete = self._dismissed = False
         self._execution: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._ended = False
 
     async def open(self) -> None:
-        """Start the loader. Raises what the SDK raises."""
-        self._execution = await self._box.exec(
-            PYTHON, ["-I", "-S", "-c", PROGRAM], timeout_secs=FOREVER, cwd="/"
-        )
+        """Start the loader. Raises StartFailed."""
+        try:
+            self._execution = await self._box.exec(
+                PYTHON, ["-I", "-S", "-c", PROGRAM], timeout_secs=FOREVER, cwd="/"
+            )
+        except BoxliteError as error:
+            raise StartFailed(f"the box does not start a command: {error}") from error
         self._heard = asyncio.get_running_loop().time()
         parts = (self._write(), self._read(), self._read_errors(), self._watch(), self._stay())
         self._tasks = [asyncio.ensure_future(part) for part in parts]
 
-    def send(self, kind: int, payload: bytes) -> None:
-        """Queue one frame; those of one thread arrive in order."""
+    def send(self, kind: int, payload: bytes = b"") -> None:
+        """Queue one frame; those of one thread arrive in order. None follows the farewell."""
+        if self._dismissed:
+            return
+        self._dismissed = kind == BYE
         self._sent += 1
         self._outgoing.put_nowait(HEAD.pack(kind, self._sent, len(payload)) + payload)
 
-    async def kill(self) -> None:
+    async def force(self) -> None:
         """Have the runtime kill the loader, which may not answer any more."""
         with contextlib.suppress(BoxliteError):
             await asyncio.wait_for(self._execution.kill(), ANSWER)
@@ -98,7 +98,7 @@ class Attachment:
         """A loader that hears nothing takes its launcher for dead."""
         while True:
             await asyncio.sleep(STAY_EVERY)
-            self.send(STAY, b"")
+            self.send(STAY)
 
     async def _read(self) -> None:
         rest = ""
@@ -122,7 +122,9 @@ class Attachment:
         self._received += 1
         if number != self._received or len(frame) != HEAD.size + length or kind == LOST:
             raise SandboxLost("the connection to the box broke, and what was on its way is lost")
-        self._complete = kind == LAST
+        if kind == LAST:
+            self._complete = True
+            self.send(BYE)
         self._on_frame(kind, frame[HEAD.size :])
 
     async def _outcome(self) -> int | SandboxLost:
@@ -134,6 +136,7 @@ class Attachment:
             return SandboxLost(f"{PYTHON} of the image does not run: {said}")
         code = int(result.exit_code) if result.exit_code >= 0 else 128 - int(result.exit_code)
         # The SDK asks how it ended when the connection breaks, and takes what it has for all of its output.
+        # A loader that is killed, for lack of memory, says nothing either.
         if not self._complete and code != KILLED:
             return SandboxLost("the connection to the box broke before the command's last output")
         return code

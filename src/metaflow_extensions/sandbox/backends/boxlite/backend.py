@@ -78,10 +78,7 @@ class BoxliteBackend:
 
     def list(self, labels: Mapping[str, str]) -> Iterator[SandboxInfo]:
         """Sandboxes of this user and this machine, also those whose launcher died."""
-        for state in LocalState.all(state_directory()):
-            info = state.info()
-            if info and labels.items() <= info.labels.items():
-                yield info
+        return LocalState.described(state_directory(), labels)
 
     def destroy(self, sandbox_id: str) -> None:
         """End a sandbox of any process of this user; idempotent."""

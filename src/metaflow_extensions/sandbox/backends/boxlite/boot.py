@@ -74,7 +74,7 @@ def pull(found: Runtime, image: str, tell: Callable[[str], None]) -> None:
     except CommandTimeout as error:
         raise StartFailed(f"the image {image!r} can't be pulled: {error}") from error
     except BoxliteError as error:
-        raise failures.of_image(image, error) from error
+        raise failures.COMPLAINTS.refusal(image, str(error)) from error
     tell(f"pulled the image {image} in {time.monotonic() - begin:.0f} s")
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from boxlite import BoxliteError
 
 from ...errors import BackendUnavailable, CommandTimeout, SandboxLost
-from ..local_state import LocalState, base_directory
+from .. import local_state
+from ..local_state import LocalState
 from .runtime import Place, Runtime
 from .slots import take_home
 
@@ -19,9 +20,7 @@ PLACE = "place.json"
 
 def state_directory() -> Path:
     """Where the sandboxes of this backend are remembered, made when absent."""
-    directory = base_directory().resolve() / "boxlite"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    return directory
+    return local_state.state_directory("boxlite").resolve()
 
 
 def remember(state: LocalState, place: Place) -> None:

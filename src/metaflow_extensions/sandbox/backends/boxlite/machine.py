@@ -9,8 +9,8 @@ from typing import Any
 from boxlite import BoxOptions, NetworkSpec, OutboundNetworkSpec
 
 from ...errors import UnsupportedOption
+from ..inner_files import PYTHON
 from ..interface import SandboxSpec
-from .attachment import PYTHON
 
 DEFAULT = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
 GIB = 1024  # MiB

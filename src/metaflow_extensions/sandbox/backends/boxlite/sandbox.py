@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Mapping
@@ -10,13 +11,14 @@ from typing import Any
 
 from boxlite import BoxliteError
 
-from ...errors import CommandTimeout, SandboxLost, StartFailed
+from ...errors import CommandTimeout, SandboxLost
+from .. import inner_files
 from ..interface import Command, SandboxSpec
 from ..lifetime import Lifetime
+from ..loaded_process import LoadedProcess
 from ..local_state import LocalState
 from ..warden import Warden
-from . import files
-from .process import BoxliteProcess
+from .attachment import Attachment
 from .runtime import Runtime
 
 
@@ -37,22 +39,20 @@ class BoxliteSandbox:
         self._box = box
         self._state = state
         self._warden = warden
-        self._processes: list[BoxliteProcess] = []
+        self._processes: list[LoadedProcess] = []
         self._changing = threading.Lock()
         if pid and runtime.home and sys.platform.startswith("linux"):
             state.record(pid)
         self._lifetime = Lifetime(state, spec.lifetime, self._expire)
 
-    def start(self, command: Command) -> BoxliteProcess:
+    def start(self, command: Command) -> LoadedProcess:
         """Start a command. Raises StartFailed, or SandboxLost after the end."""
-        check(command)
         with self._changing:
             self._lifetime.check()
-            process = BoxliteProcess(
+            process = LoadedProcess(
                 self._runtime.calls,
-                self._box,
+                functools.partial(Attachment, self._box, self._alive),
                 stdin=command.stdin,
-                alive=self._alive,
                 lost=self._lifetime.why_lost,
             )
             self._processes.append(process)
@@ -62,12 +62,12 @@ class BoxliteSandbox:
     def put(self, source: Path, target: PurePosixPath) -> None:
         """Copy a file in, readable by everyone there."""
         self._lifetime.check()
-        files.put(self.start, source, target)
+        inner_files.put(self.start, source, target)
 
     def get(self, source: PurePosixPath, target: Path) -> None:
         """Copy a regular file out. Raises FileNotFoundError, or PermissionError for a link."""
         self._lifetime.check()
-        files.get(self.start, source, target)
+        inner_files.get(self.start, source, target)
 
     def close(self) -> None:
         """Remove the box and every trace; idempotent. Raises SandboxLost when BoxLite does not remove it."""
@@ -99,14 +99,3 @@ class BoxliteSandbox:
     def _expire(self) -> None:
         for process in list(self._processes):
             process.lose(self._lifetime.why_lost() or "")
-
-
-def check(command: Command) -> None:
-    """Raise StartFailed for what no system starts."""
-    texts = [*command.argv, *command.env, *command.env.values(), str(command.cwd or "")]
-    if any("\0" in text for text in texts):
-        raise StartFailed("a command, its environment and its directory can't hold NUL characters")
-    if not command.argv or not command.argv[0]:
-        raise StartFailed("a command needs a program")
-    if any(not name or "=" in name for name in command.env):
-        raise StartFailed("names of a command's environment can't be empty or hold '='")

@@ -17,11 +17,11 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 
-from ...errors import BackendUnavailable, SandboxLost, StartFailed, UnsupportedOption
+from ...errors import BackendUnavailable, SandboxLost, StartFailed
 from ..cgroups import available as cgroup_limits
 from ..interface import Command, Feature, Isolation, SandboxInfo, SandboxSpec
 from ..local_state import LocalState, base_directory
-from ..options import check_options
+from ..options import check_options, refuse_backend_options
 from ..warden import warden
 from . import binary, diagnosis
 from .leftovers import END, end
@@ -67,10 +67,7 @@ class BubblewrapBackend:
         Raises UnsupportedOption, BackendUnavailable, or StartFailed on a full disk.
         """
         check_options(spec, self, _NAME)
-        if spec.options:
-            raise UnsupportedOption(
-                f"the bubblewrap backend has no options {sorted(spec.options)}: leave out backend_options"
-            )
+        refuse_backend_options(spec, _NAME)
         roots = spec.python.roots if spec.python else ()
         for number, mount in enumerate(spec.mounts):
             checked(mount.target, [*spec.mounts[:number], *spec.mounts[number + 1 :]], roots)
@@ -96,10 +93,7 @@ class BubblewrapBackend:
 
     def list(self, labels: Mapping[str, str]) -> Iterator[SandboxInfo]:
         """Sandboxes of this user, also those whose launcher died and left only their directory."""
-        for state in LocalState.all(base_directory()):
-            info = state.info()
-            if info and labels.items() <= info.labels.items():
-                yield info
+        return LocalState.described(base_directory(), labels)
 
     def destroy(self, sandbox_id: str) -> None:
         """End a sandbox of any process of this user; idempotent."""

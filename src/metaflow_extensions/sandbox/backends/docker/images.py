@@ -16,19 +16,22 @@ from docker.errors import APIError, NotFound
 from docker.utils import parse_repository_tag
 
 from ...errors import StartFailed, UnsupportedOption
+from ..image_refusal import Complaints
 from .engine import Engine
 
 POLICIES = ("missing", "always", "never")
 TELL_EVERY = 5.0  # seconds between two lines of progress
-REFUSED = ("unauthorized", "denied", "authentication required", "forbidden", "401", "403")
-MALFORMED = ("invalid reference format", "must be lowercase")
-UNKNOWN = (
-    "not found",
-    "manifest unknown",
-    "name unknown",
-    "no such image",
-    "404",
-    "repository does not exist",
+COMPLAINTS = Complaints(
+    denied=("unauthorized", "denied", "authentication required", "forbidden", "401", "403"),
+    absent=(
+        "not found",
+        "manifest unknown",
+        "name unknown",
+        "no such image",
+        "404",
+        "repository does not exist",
+    ),
+    malformed=("invalid reference format", "must be lowercase"),
 )
 
 
@@ -57,7 +60,7 @@ def _inspect(client: docker.APIClient, image: str) -> Mapping[str, Any] | None:
     except NotFound:
         return None
     except APIError as error:
-        raise _refusal(image, str(error.explanation or error)) from error
+        raise COMPLAINTS.refusal(image, str(error.explanation or error)) from error
     except requests.exceptions.RequestException as error:
         raise StartFailed(f"the engine does not say whether it has the image {image!r}: {error}") from error
     return answer
@@ -72,12 +75,12 @@ def _pull(engine: Engine, image: str, tell: Callable[[str], None]) -> None:
             repository, tag or "latest", stream=True, decode=True, auth_config=_credentials(repository)
         ):
             if line.get("error"):
-                raise _refusal(image, str(line["error"]))
+                raise COMPLAINTS.refusal(image, str(line["error"]))
             if time.monotonic() - told > TELL_EVERY:
                 told = time.monotonic()
                 tell(f"pulling the image {image}: {_progress(line)}")
     except APIError as error:
-        raise _refusal(image, str(error.explanation or error)) from error
+        raise COMPLAINTS.refusal(image, str(error.explanation or error)) from error
     except requests.exceptions.RequestException as error:
         raise StartFailed(f"the engine broke off pulling the image {image!r}: {error}") from error
     tell(f"pulled the image {image} in {time.monotonic() - begin:.0f} s")
@@ -85,21 +88,6 @@ def _pull(engine: Engine, image: str, tell: Callable[[str], None]) -> None:
 
 def _progress(line: Mapping[str, Any]) -> str:
     return " ".join(str(line[name]) for name in ("id", "status", "progress") if line.get(name)) or "working"
-
-
-def _refusal(image: str, reason: str) -> Exception:
-    """What a refused image is: the engine passes on the registry's words and nothing more structured."""
-    said = reason.lower()
-    if any(word in said for word in REFUSED):
-        return UnsupportedOption(
-            f"the registry denies the image {image!r} ({reason.strip()}): log in with docker login or podman "
-            "login, or correct image="
-        )
-    if any(word in said for word in UNKNOWN):
-        return UnsupportedOption(f"there is no image {image!r} ({reason.strip()}): correct image=")
-    if any(word in said for word in MALFORMED):
-        return UnsupportedOption(f"{image!r} names no image ({reason.strip()}): correct image=")
-    return StartFailed(f"the image {image!r} can't be pulled: {reason.strip()}")
 
 
 def _credentials(repository: str) -> dict[str, str] | None:

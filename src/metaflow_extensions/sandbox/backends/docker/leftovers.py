@@ -10,7 +10,8 @@ from pathlib import Path
 import docker
 from docker.errors import APIError, NotFound
 
-from ..local_state import LocalState, base_directory
+from .. import local_state
+from ..local_state import LocalState
 from .engine import client_of
 from .profile import SANDBOX_LABEL
 
@@ -19,9 +20,7 @@ END = f"{__name__}:end"  # for the warden
 
 def state_directory() -> Path:
     """Where the sandboxes of this backend are remembered, made when absent."""
-    directory = base_directory() / "docker"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    return directory
+    return local_state.state_directory("docker")
 
 
 def end(base: str, url: str, *sandbox_ids: str) -> None:

@@ -73,10 +73,7 @@ class MetalboxBackend:
 
     def list(self, labels: Mapping[str, str]) -> Iterator[SandboxInfo]:
         """Sandboxes of this user, also those whose launcher died."""
-        for state in LocalState.all(base_directory().resolve()):
-            info = state.info()
-            if info and labels.items() <= info.labels.items():
-                yield info
+        return LocalState.described(base_directory().resolve(), labels)
 
     def destroy(self, sandbox_id: str) -> None:
         """End a sandbox of any process of this user; idempotent."""

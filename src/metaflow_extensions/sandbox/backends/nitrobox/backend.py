@@ -12,13 +12,13 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 
-from ...errors import BackendUnavailable, UnsupportedOption
+from ...errors import BackendUnavailable
 from ..container_places import check_mounts
 from ..default_image import DEFAULT_IMAGE
 from ..interface import Feature, Isolation, SandboxInfo, SandboxSpec
 from ..local_sandbox import limit_features, watched_state
 from ..local_state import LocalState
-from ..options import check_options
+from ..options import check_options, refuse_backend_options
 from .images import check_image
 from .kept import keeper
 from .leftovers import END, end, state_directory
@@ -60,10 +60,7 @@ class NitroboxBackend:
     def open(self, spec: SandboxSpec) -> NitroboxSandbox:
         """Prepare a sandbox; nothing runs yet. Raises UnsupportedOption, or StartFailed on a full disk."""
         check_options(spec, self, NAME)
-        if spec.options:
-            raise UnsupportedOption(
-                f"the nitrobox backend has no options {sorted(spec.options)}: leave out backend_options"
-            )
+        refuse_backend_options(spec, NAME)
         self.check()
         check_mounts(spec.mounts)
         image = spec.image or DEFAULT_IMAGE
@@ -74,10 +71,7 @@ class NitroboxBackend:
 
     def list(self, labels: Mapping[str, str]) -> Iterator[SandboxInfo]:
         """Sandboxes of this user, also those whose launcher died and left only their directory."""
-        for state in LocalState.all(state_directory()):
-            info = state.info()
-            if info and labels.items() <= info.labels.items():
-                yield info
+        return LocalState.described(state_directory(), labels)
 
     def destroy(self, sandbox_id: str) -> None:
         """End a sandbox of any process of this user; idempotent."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..local_state import LocalState, base_directory
+from .. import local_state
+from ..local_state import LocalState
 from ..mounts import unmount_below
 
 END = f"{__name__}:end"  # for the warden
@@ -12,9 +13,7 @@ END = f"{__name__}:end"  # for the warden
 
 def state_directory() -> Path:
     """Where the sandboxes of this backend are remembered, made when absent."""
-    directory = base_directory() / "nitrobox"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    return directory
+    return local_state.state_directory("nitrobox")
 
 
 def end(base: str, *sandbox_ids: str) -> None:

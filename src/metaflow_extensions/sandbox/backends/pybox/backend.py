@@ -18,7 +18,7 @@ from ..default_image import DEFAULT_IMAGE
 from ..interface import Feature, Isolation, SandboxInfo, SandboxSpec
 from ..local_sandbox import limit_features, watched_state
 from ..local_state import LocalState
-from ..options import check_options
+from ..options import check_options, refuse_backend_options
 from .leftovers import END, end, state_directory
 from .program import executable
 from .sandbox import PyboxSandbox
@@ -54,10 +54,7 @@ class PyboxBackend:
         Raises UnsupportedOption, also for an image that does not exist, and StartFailed.
         """
         check_options(spec, self, NAME)
-        if spec.options:
-            raise UnsupportedOption(
-                f"the pybox backend has no options {sorted(spec.options)}: leave out backend_options"
-            )
+        refuse_backend_options(spec, NAME)
         self.check()
         image = DEFAULT_IMAGE if spec.image is None else spec.image
         if not image or "\0" in image:
@@ -73,10 +70,7 @@ class PyboxBackend:
 
     def list(self, labels: Mapping[str, str]) -> Iterator[SandboxInfo]:
         """Sandboxes of this user, also those whose launcher died and left only their directory."""
-        for state in LocalState.all(state_directory()):
-            info = state.info()
-            if info and labels.items() <= info.labels.items():
-                yield info
+        return LocalState.described(state_directory(), labels)
 
     def destroy(self, sandbox_id: str) -> None:
         """End a sandbox of any process of this user; idempotent."""

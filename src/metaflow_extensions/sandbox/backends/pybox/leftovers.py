@@ -6,17 +6,16 @@ import contextlib
 from pathlib import Path
 
 from ...errors import SandboxLost
+from .. import local_state
 from ..local_processes import children
-from ..local_state import LocalState, base_directory
+from ..local_state import LocalState
 
 END = f"{__name__}:end"  # for the warden
 
 
 def state_directory() -> Path:
     """Where the sandboxes of this backend are remembered, made when absent."""
-    directory = base_directory() / "pybox"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    return directory
+    return local_state.state_directory("pybox")
 
 
 def end(base: str, *sandbox_ids: str) -> None:

@@ -117,6 +117,8 @@ class ContractBase:
     """A Python >= 3.8 inside; for a backend with HOST_PYTHON set it to ``sys.executable``."""
     patience: ClassVar[float] = 60.0
     """Seconds after which something is held to hang; no test passes or fails by being slow before."""
+    cores: ClassVar[float] = 0.5
+    """The fewest cores that can be asked for."""
     adds_env: ClassVar[frozenset[str]] = frozenset({"PWD"})
     """Variables that commands may find besides the documented ones."""
     keeps: ClassVar[tuple[str, ...]] = ()

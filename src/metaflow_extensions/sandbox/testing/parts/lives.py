@@ -122,9 +122,8 @@ class LivesContract(ContractBase):
         for _ in range(3):
             assert self.run(sandbox, "").code == 0
         deadline = time.monotonic() + 5
-        while time.monotonic() < deadline and self._zombies(before):
+        while (zombies := self._zombies(before)) and time.monotonic() < deadline:
             time.sleep(0.02)
-        zombies = self._zombies(before)
         self.within(sandbox.close)
         assert zombies == []
 

@@ -1,4 +1,4 @@
-"""Files into a box and out of it, over the streams of small commands: the SDK's own copies miss /tmp."""
+"""Files into a sandbox and out of it over the streams of small commands, which follow no link."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from ...errors import SandboxLost, UnsupportedOption
-from ..interface import Command, Stream
-from .attachment import PYTHON
-from .process import CHUNK, BoxliteProcess
+from ..errors import SandboxLost, UnsupportedOption
+from .interface import Command, Process, Stream
 
-Start = Callable[[Command], BoxliteProcess]
+Start = Callable[[Command], Process]
+PYTHON = "python3"  # of the image
+CHUNK = 64 * 1024  # bytes
 MISSING, REFUSED = 3, 4
 PUT = """
 import os, shutil, sys
@@ -37,13 +37,27 @@ except FileNotFoundError:
 """
 
 
+def check_target(target: PurePosixPath) -> None:
+    """Raise UnsupportedOption for what can't be the path of a file that is put."""
+    if not target.is_absolute() or ".." in target.parts or "\0" in str(target) or not target.name:
+        raise UnsupportedOption(f"{str(target)!r} must be an absolute path of a file without '..' or NUL")
+
+
+def mode_of(source: Path) -> int:
+    """Of the copy: readable by everyone, executable where the source is."""
+    return 0o755 if source.stat().st_mode & 0o100 else 0o644
+
+
+def python(program: str, *arguments: str, stdin: bool = False) -> Command:
+    """A command that runs a program of the standard library."""
+    return Command([PYTHON, "-I", "-S", "-c", program, *arguments], stdin=stdin)
+
+
 def put(start: Start, source: Path, target: PurePosixPath) -> None:
     """Copy a file to an absolute path inside. Raises UnsupportedOption for another."""
     with source.open("rb") as file:
-        if not target.is_absolute() or ".." in target.parts or "\0" in str(target) or not target.name:
-            raise UnsupportedOption(f"{str(target)!r} must be an absolute path of a file without '..' or NUL")
-        mode = 0o755 if source.stat().st_mode & 0o100 else 0o644
-        process = start(_python(PUT, str(target), str(mode), stdin=True))
+        check_target(target)
+        process = start(python(PUT, str(target), str(mode_of(source)), stdin=True))
         with contextlib.suppress(SandboxLost):  # how it ended says more
             while data := file.read(CHUNK):
                 process.send(data)
@@ -57,7 +71,7 @@ def get(start: Start, source: PurePosixPath, target: Path) -> None:
     """Copy a regular file out. Raises FileNotFoundError, or PermissionError for what is none."""
     if not source.is_absolute() or "\0" in str(source):
         raise UnsupportedOption(f"{str(source)!r} must be an absolute path without NUL")
-    process = start(_python(GET, str(source)))
+    process = start(python(GET, str(source)))
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as draft:
         try:
             said = b""
@@ -75,7 +89,3 @@ def get(start: Start, source: PurePosixPath, target: Path) -> None:
             Path(draft.name).replace(target)
         finally:
             Path(draft.name).unlink(missing_ok=True)
-
-
-def _python(program: str, *arguments: str, stdin: bool = False) -> Command:
-    return Command([PYTHON, "-I", "-S", "-c", program, *arguments], stdin=stdin)

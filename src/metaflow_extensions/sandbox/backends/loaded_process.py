@@ -1,4 +1,4 @@
-"""A command in a box: its output and input as the loader passes them on, and how it ends."""
+"""A command that a loader started inside (``guest/exec_loader.py``): its output, its input, and its end."""
 
 from __future__ import annotations
 
@@ -6,42 +6,66 @@ import json
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Protocol
 
-from boxlite import BoxliteError
-
-from ...errors import CommandTimeout, SandboxLost, StartFailed, UnsupportedOption
-from ...guest.exec_loader import COUNT, END_IN, ERR, FAILED, GIVEN, IN, JOB, KILL, OUT, STARTED, TAKEN, WINDOW
-from ..async_calls import AsyncCalls
-from ..interface import Command, Output, Stream
-from .attachment import KILLED, Attachment
+from ..errors import CommandTimeout, SandboxLost, StartFailed, UnsupportedOption
+from ..guest.exec_loader import COUNT, END_IN, ERR, FAILED, GIVEN, IN, JOB, KILL, OUT, STARTED, TAKEN, WINDOW
+from .async_calls import AsyncCalls
+from .inner_command import job
+from .interface import Command, Output, Stream
 
 CHUNK = 64 * 1024  # bytes
 TAKEN_AFTER = WINDOW // 4  # bytes
 START = 60.0  # seconds for the loader to start the command
 KILLING = 10.0  # seconds for the loader to kill it
+KILLED = 137
 STREAMS = {OUT: Stream.STDOUT, ERR: Stream.STDERR}
+OnFrame = Callable[[int, bytes], None]
+"""Gets the kind and content of each frame from the loader."""
+OnEnd = Callable[["int | SandboxLost"], None]
+"""Gets once the exit code, or why there is none."""
 
 
-class BoxliteProcess:
+class Connection(Protocol):
+    """What passes frames to a loader and from it, all in the thread of the loop."""
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it connects again to a loader that lives on."""
+
+    @property
+    def force(self) -> Callable[[], Awaitable[None]]:
+        """Has the provider end a loader that does not answer."""
+
+    async def open(self) -> None:
+        """Start the loader. Raises StartFailed."""
+
+    def send(self, kind: int, payload: bytes = b"") -> None:
+        """Queue one frame; those of one thread arrive in order."""
+
+    def end(self, outcome: int | SandboxLost) -> None:
+        """Tell how it ended, once, and stop."""
+
+
+class LoadedProcess:
     """One command; ``output`` is for one reader, the other methods may be called from any thread.
 
-    ``lost`` says why the sandbox is gone, if it is for another reason than this object's ``kill``.
+    ``connect`` makes the connection, from who gets its frames and its end; ``lost`` says why the sandbox is
+    gone, if it is for another reason than this object's ``kill``.
     """
 
     def __init__(
         self,
         calls: AsyncCalls,
-        box: Any,
+        connect: Callable[[OnFrame, OnEnd], Connection],
         *,
         stdin: bool,
-        alive: Callable[[], Awaitable[bool]],
         lost: Callable[[], str | None],
     ) -> None:
         self._calls = calls
         self._stdin = stdin
         self._lost = lost
-        self._attachment = Attachment(box, self._frame, self._end, alive)
+        self._connection = connect(self._frame, self._end)
         self._changed = threading.Condition()
         self._sending = threading.Lock()
         self._chunks: deque[Output] = deque()
@@ -55,17 +79,12 @@ class BoxliteProcess:
 
     def begin(self, command: Command) -> None:
         """Returns when the command runs. Raises StartFailed, and then nothing of it ran."""
-        job = {
-            "argv": list(command.argv),
-            "env": dict(command.env),
-            "cwd": str(command.cwd) if command.cwd else None,
-            "stdin": command.stdin,
-        }
+        content = json.dumps(job(command, resumes=self._connection.resumes)).encode()
         try:
-            self._calls.call(self._attachment.open(), START)
-        except (BoxliteError, CommandTimeout) as error:
-            raise StartFailed(f"the box does not start a command: {error}") from error
-        self._tell(JOB, json.dumps(job).encode())
+            self._calls.call(self._connection.open, START)
+        except CommandTimeout as error:
+            raise StartFailed(f"the command does not start: {error}") from error
+        self._tell(JOB, content)
         with self._changed:
             in_time = self._changed.wait_for(lambda: self._started or self._is_over(), START)
         if not self._started:
@@ -75,7 +94,7 @@ class BoxliteProcess:
             raise StartFailed(f"the command does not start: {reason}")
 
     def output(self) -> Iterator[Output]:
-        """Chunks in order of arrival. Raises SandboxLost when the box goes away under the command."""
+        """Chunks in order of arrival. Raises SandboxLost when the sandbox goes away under the command."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._chunks or self._outcome is not None)
@@ -126,24 +145,25 @@ class BoxliteProcess:
                 return
             self._killed = True
         self._tell(KILL)
-        with self._changed:
-            if self._changed.wait_for(lambda: self._outcome is not None, KILLING):
-                return
-        self._calls.start(self._attachment.kill())
-        with self._changed:
-            if self._changed.wait_for(lambda: self._outcome is not None, KILLING):
-                return
-        # Whatever still runs ends with the box.
-        self._calls.soon(self._attachment.end, KILLED)
+        if self._ends_in_time():
+            return
+        self._calls.start(self._connection.force)
+        if not self._ends_in_time():
+            # Whatever still runs ends with the sandbox.
+            self._calls.soon(self._connection.end, KILLED)
 
     def lose(self, reason: str) -> None:
         """The sandbox goes: whoever reads, waits or sends is told so."""
-        self._calls.soon(self._attachment.end, SandboxLost(reason))
+        self._calls.soon(self._connection.end, SandboxLost(reason))
         with self._changed:
             self._changed.wait_for(lambda: self._outcome is not None)
 
     def _tell(self, kind: int, payload: bytes = b"") -> None:
-        self._calls.soon(self._attachment.send, kind, payload)
+        self._calls.soon(self._connection.send, kind, payload)
+
+    def _ends_in_time(self) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._outcome is not None, KILLING)
 
     def _is_over(self) -> bool:
         return self._outcome is not None or self._refused is not None
