@@ -2,9 +2,9 @@
 
 It does what E2B was read to do, with machines of ``machine.py``, for the unmodified SDK, whose own
 generated models make its answers. No image is pulled: whatever is a reference is taken to exist. The
-network of a machine is always cut. It prints its port, and ends with its standard input. ``POST
-/stand-in/faults`` makes it fail as asked, see ``Faults``; ``GET /stand-in/asked`` tells what it was asked
-for.
+network of a machine is cut, unless a fault opens it. It prints its port, and ends with its standard input.
+``POST /stand-in/faults`` makes it fail as asked, see ``Faults``; ``GET /stand-in/asked`` tells what it was
+asked for.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ class Faults:
     ``limit`` is the most sandboxes at once; ``lag`` seconds go by before a list shows what was made,
     ``slow_end`` before a sandbox's end is answered; after ``drop_after`` bytes a stream is cut, ``drops``
     times, in the ``way`` "abort" (the connection) or "unavailable" (by the daemon); ``lose_input``
-    answers to input are lost; ``build`` is why no template can be built.
+    answers to input are lost; ``build`` is why no template can be built; machines that may reach the
+    internet share this machine's ``network``.
     """
 
     refuse: int = 0
@@ -93,6 +94,7 @@ class Faults:
     way: str = "abort"
     lose_input: int = 0
     build: str = ""
+    network: bool = False
 
 
 class Refused(Exception):
@@ -282,7 +284,8 @@ class Server:
         name = f"i{secrets.token_hex(10)}"
         now = datetime.datetime.now(datetime.timezone.utc)
         limits = {"memory": template.memory, "cpus": float(template.cores)}
-        machine = Machine(self.place / name, network=False, **limits)  # type: ignore[arg-type]  # one of each
+        network = self.faults.network and asked.allow_internet_access is not False
+        machine = Machine(self.place / name, network=network, **limits)  # type: ignore[arg-type]  # one of each
         box = Box(name, template, asked.metadata, machine, now, now)
         self.boxes[name] = box
         self.live_on(box, asked.timeout)

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from . import outside
-from .both_ways import SANDBOXED, BothWays, Recorded, assert_same, place, record, run_both_ways
+from .both_ways import (
+    SANDBOXED,
+    BothWays,
+    Recorded,
+    assert_same,
+    differences,
+    place,
+    record,
+    run_both_ways,
+)
+from .daytona import daytona_server
+from .e2b import e2b_server
 from .harness import read_results, run_flow
 from .s3 import Bucket, bucket
 from .test_flows_resume import break_and_resume
@@ -21,6 +33,11 @@ DIRECT = {"METAFLOW_SANDBOX_DATASTORE_ACCESS": "direct"}
 BACKENDS: Mapping[str, Mapping[str, str]] = {
     "bubblewrap": {"METAFLOW_SANDBOX_BACKEND": "bubblewrap", "METAFLOW_SANDBOX_NETWORK": "host"},
     "outside": {**outside.settings(), "METAFLOW_SANDBOX_NETWORK": "public"},
+}
+# What stands for each cloud, and the fault with which its sandboxes reach this machine's loopback.
+CLOUDS: Mapping[str, tuple[Callable[[], Any], Mapping[str, bool]]] = {
+    "daytona": (daytona_server, {}),
+    "e2b": (e2b_server, {"network": True}),
 }
 
 
@@ -110,6 +127,25 @@ def test_what_the_step_has_of_the_launcher(direct: Recorded) -> None:
     assert direct.value("end", "keys_in_environment") == "[]"
     assert direct.value("end", "key") == "'testing'"
     assert direct.value("end", "own_boto3_lists") == "True"
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_the_clouds_backends(tmp_path: Path, s3: Bucket, name: str) -> None:
+    """Guards direct mode in the stand-ins for E2B and Daytona, over whatever carries their input."""
+    run_stand_in, faults = CLOUDS[name]
+    with run_stand_in() as server, server.failing(**faults):
+        env = {
+            **s3.settings,
+            **DIRECT,
+            **server.settings,
+            "METAFLOW_SANDBOX_BACKEND": name,
+            "METAFLOW_SANDBOX_NETWORK": "public",
+            "METAFLOW_SANDBOX_IMAGE": "test-image",
+        }
+        both = run_both_ways("resume_flow.py", "ResumeFlow", tmp_path, env=env)
+    assert not [each for each in differences(both) if "python_version" not in each]
+    assert both.sandboxed.value("end", "word") == "'ABC'"
+    assert "sandbox-id" in both.sandboxed.task("end")["metadata"]
 
 
 def test_a_role_gives_the_step_keys_of_its_own(tmp_path: Path, s3: Bucket) -> None:
