@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,16 @@ from metaflow_extensions.sandbox.errors import (
     StartFailed,
     UnsupportedOption,
 )
+from metaflow_extensions.sandbox.guest.exec_loader import WINDOW
 
 from .boxlite import KEY, BoxliteServer, boxlite_server
 from .registry import Registry
+from .waiting import until
 
 boxlite = pytest.importorskip("boxlite", reason="the SDK is missing: pip install boxlite")
 
 from metaflow_extensions.sandbox.backends.boxlite.backend import BoxliteBackend  # noqa: E402
 
-MIB = 1 << 20
 PATIENCE = 60.0  # seconds after which something hangs
 SLEEP = ["python3", "-c", "import time; print('up', flush=True); time.sleep(600)"]
 OPEN = """
@@ -85,14 +86,6 @@ def python(code: str, *arguments: str, **changes: Any) -> Command:
     return Command(["python3", "-I", "-S", "-c", code, *arguments], **changes)
 
 
-def until(condition: Callable[[], bool]) -> bool:
-    """Whether it comes true in time."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
-
-
 @pytest.mark.parametrize("more", [0, 20])
 def test_dropped_connection_loses_the_sandbox(server: BoxliteServer, more: int) -> None:
     """Output that is lost with a connection must not look like all of it, however the SDK mends that."""
@@ -144,17 +137,19 @@ while time.monotonic() - last < 1:
         last = time.monotonic()
     except BlockingIOError:
         time.sleep(0.01)
+open("/tmp/full", "w").close()
 os.write(2, b"%d" % written)
 """
     sandbox = BoxliteBackend().open(SandboxSpec())
     process = sandbox.start(python(code))
-    time.sleep(1.5)
+    full = sandbox.start(python("import os, time\nwhile not os.path.exists('/tmp/full'): time.sleep(0.05)"))
+    assert full.wait() == 0
     outputs = list(process.output())
     sandbox.close()
     written = int(b"".join(output.data for output in outputs if output.stream is Stream.STDERR))
     read = sum(len(output.data) for output in outputs if output.stream is Stream.STDOUT)
     assert written == read
-    assert written < 4 * MIB
+    assert written < 2 * WINDOW
 
 
 @pytest.mark.parametrize("frame", [1, 3, 4097])
@@ -335,8 +330,8 @@ def test_killed_launcher_leaves_nothing(server: BoxliteServer) -> None:
     assert [info.id for info in BoxliteBackend().list({})] == [sandbox_id]
     os.kill(launcher.pid, signal.SIGKILL)
     launcher.communicate()
-    assert until(lambda: not server.boxes())
-    assert until(lambda: not list(BoxliteBackend().list({})))
+    until(lambda: not server.boxes())
+    until(lambda: not list(BoxliteBackend().list({})))
 
 
 @pytest.mark.parametrize("turn", range(5))

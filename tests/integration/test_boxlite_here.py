@@ -8,8 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from metaflow_extensions.sandbox.errors import BackendUnavailable, StartFailed, 
 from .images import layout, why_no_images
 from .kvm import why_no_machines
 from .registry import PASSWORD, USER, Registry
+from .waiting import until
 
 boxlite = pytest.importorskip("boxlite", reason="the SDK is missing: pip install boxlite")
 
@@ -63,14 +63,6 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     yield tmp_path / "homes"
     runtime._runtime.cache_clear()
-
-
-def until(condition: Callable[[], bool]) -> bool:
-    """Whether it comes true in time."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return condition()
 
 
 def processes_of(directory: Path) -> list[str]:
@@ -118,11 +110,11 @@ def test_failed_boot_says_why_and_leaves_nothing(homes: Path, tmp_path: Path) ->
 def test_killed_while_it_boots_leaves_nothing(homes: Path, tmp_path: Path) -> None:
     """A boot takes seconds: whoever is killed meanwhile can't clean up."""
     with subprocess.Popen([sys.executable, "-c", OPEN, str(layout())]) as launcher:
-        assert until(lambda: any("boxlite-shim" in words for words in processes_of(homes)))
+        until(lambda: any("boxlite-shim" in words for words in processes_of(homes)))
         launcher.send_signal(signal.SIGKILL)
-    assert until(lambda: not processes_of(homes))
-    assert until(lambda: not list((tmp_path / "metaflow-sandbox" / "boxlite").glob("sbx-*")))
-    assert until(lambda: not list((homes / "0" / "boxes").glob("*")))
+    until(lambda: not processes_of(homes))
+    until(lambda: not list((tmp_path / "metaflow-sandbox" / "boxlite").glob("sbx-*")))
+    until(lambda: not list((homes / "0" / "boxes").glob("*")))
     found = runtime.runtime()
     assert list(found.calls.call(found.infos, 30)) == []
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,6 +30,7 @@ from metaflow_extensions.sandbox.errors import (
 from metaflow_extensions.sandbox.testing.parts import launcher, leaks
 
 from .daytona import KEY, DaytonaServer, daytona_server
+from .waiting import until
 
 pytest.importorskip("daytona", reason="the SDK is missing: pip install daytona")
 
@@ -62,14 +63,6 @@ def backend(server: DaytonaServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         monkeypatch.setenv(name, value)
     yield DaytonaBackend()
     until(lambda: server.sandboxes() == [])
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for it."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from metaflow_extensions.sandbox.errors import (
 from metaflow_extensions.sandbox.testing.parts import launcher
 
 from .e2b import KEY, E2BServer, e2b_server
+from .waiting import until
 
 e2b = pytest.importorskip("e2b", reason="the SDK is missing: pip install e2b")
 
@@ -65,14 +65,6 @@ def backend(server: E2BServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[E2BB
     monkeypatch.setattr(backend_module, "_templates", templates.Templates())
     yield E2BBackend()
     until(lambda: not server.sandboxes(), "the end of all sandboxes")
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for it."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what}"
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager

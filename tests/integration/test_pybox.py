@@ -10,8 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,6 +26,7 @@ from metaflow_extensions.sandbox.testing.parts.leaks import command_lines
 
 from .images import tree, why_no_images
 from .pybox import settings, why_no_pybox
+from .waiting import until
 
 if reason := why_no_pybox() or why_no_images():
     # Of the whole file: no machine is required to have pybox, which is in no package registry.
@@ -114,16 +114,6 @@ def result(process: Process) -> tuple[int, bytes]:
     return process.wait(), written
 
 
-def until(condition: Callable[[], object]) -> bool:
-    """Whether it came true in time."""
-    deadline = time.monotonic() + GONE_WITHIN
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 def test_root_inside_has_no_power(sandbox: Sandbox) -> None:
     """pybox's command is the host's root, may write to /proc/sys and change the host's own /dev/null."""
     code, written = result(sandbox.start(python(LOOK)))
@@ -161,7 +151,7 @@ def test_the_workload_itself_ends(sandbox: Sandbox, end: str) -> None:
     {"kill": process.kill, "close": sandbox.close, "destroy": lambda: PyboxBackend().destroy(sandbox.id)}[
         end
     ]()
-    assert until(lambda: mark not in command_lines())
+    until(lambda: mark not in command_lines(), within=GONE_WITHIN)
     assert "metaflow_pybox" not in Path("/proc/self/mounts").read_text()
 
 
@@ -188,10 +178,10 @@ def test_killed_launcher_leaves_nothing(pybox: Path, tmp_path: Path, moment: str
         started = (
             (lambda: mark in _others(other.pid)) if moment != "runs" else (lambda: _written(state, mark))
         )
-        assert until(started)
+        until(started, within=GONE_WITHIN)
         other.send_signal(signal.SIGKILL)
-    assert until(lambda: mark not in command_lines())
-    assert until(lambda: list(state.glob("sbx-*")) == [])
+    until(lambda: mark not in command_lines(), within=GONE_WITHIN)
+    until(lambda: list(state.glob("sbx-*")) == [], within=GONE_WITHIN)
     assert str(state) not in Path("/proc/self/mounts").read_text()
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from .harness import TIMEOUT, flow_environment, place_flow, read_results, run_fl
 from .live import live_flow
 from .recorder import recording
 from .services import WHOLE, Service, running
+from .waiting import until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 POLL = 0.05  # seconds
@@ -42,14 +43,6 @@ def pid_of(service: Service) -> int:
     found = re.search(r"pid=(\d+)", service.command("status"))
     assert found
     return int(found.group(1))
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what}"
-        time.sleep(POLL)
 
 
 def one_task(url: str, run: str, number: int) -> str:

@@ -11,8 +11,8 @@ from .sources import NAME, PACKAGE, imported, is_standard, is_within, module_nam
 
 WITHOUT_METAFLOW = ("backends", "relay", "guest", "testing")
 # What a launcher needs of backends/ before it knows which backend it will load.
-OPEN_BACKEND_MODULES = {"interface", "options", "registry", "python_env"}
-CORE_BACKEND_MODULES = {"interface", "options", "registry"}
+OPEN_BACKEND_MODULES = {"built_in", "interface", "options", "registry", "python_env"}
+CORE_BACKEND_MODULES = {"built_in", "interface", "options", "registry"}
 
 
 def offences(paths: Iterable[Path], *packages: str) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 WATCHED = frozenset({"processes", "mounts", "files", "descriptors", "threads"})
-PATIENCE = 5.0  # seconds that what ends on its own may take to be gone
+PATIENCE = 20.0  # seconds that what ends on its own may take: a warden first imports its backend
 _PROC = Path("/proc")
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
