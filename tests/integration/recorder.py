@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from .harness import FlowRun
+from .live import LiveFlow
 
 TIMEOUT = 60  # seconds for the service to answer
 HEARTBEAT = re.compile(r"/flows/(\w+)/runs/\w+/steps/(\w+)/tasks/\w+/heartbeat")
@@ -70,3 +74,13 @@ def recording(target: str) -> Iterator[Recorder]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def end_while_away(flow: LiveFlow, between: Recorder, times: int) -> FlowRun:
+    """Let the waiting step of WaitingFlow end, and so many requests of its end be turned away."""
+    flow.wait_for("ready")
+    between.away = True
+    flow.kill("shim", signal.SIGUSR1)
+    flow.until(lambda: between.turned_away >= times, "requests that are turned away")
+    between.away = False
+    return flow.finish()

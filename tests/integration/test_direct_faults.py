@@ -17,7 +17,7 @@ from .both_ways import SANDBOXED
 from .bucket import BUCKET
 from .harness import FlowRun, place_flow, read_results, run_flow
 from .live import all_processes, live_flow
-from .recorder import recording
+from .recorder import end_while_away, recording
 from .s3 import KEYS, Bucket, bucket
 
 OUTSIDE = {**outside.settings(), "METAFLOW_SANDBOX_NETWORK": "public"}
@@ -198,12 +198,7 @@ def test_a_bucket_that_goes_away_for_a_while(s3: Bucket) -> None:
     with recording(s3.endpoint) as between:
         env = {**s3.settings, **DIRECT, "METAFLOW_S3_ENDPOINT_URL": between.url}
         with live_flow("waiting_flow.py", "run", *SANDBOXED, env=env) as flow:
-            flow.wait_for("ready")
-            between.away = True
-            flow.kill("shim", signal.SIGUSR1)
-            flow.until(lambda: between.turned_away > 2, "requests that are turned away")
-            between.away = False
-            done = flow.finish()
+            done = end_while_away(flow, between, 3)
     assert done.returncode == 0, done.output
     assert done.output.count("Task finished successfully") == 2
 

@@ -14,9 +14,9 @@ from . import outside
 from .both_ways import SANDBOXED, BothWays, assert_same, run_both_ways
 from .harness import read_results
 from .live import live_flow
-from .recorder import Recorder, recording
+from .recorder import Recorder, end_while_away
 from .s3 import Bucket, bucket
-from .test_flows_service import service
+from .test_flows_service import recorded_service
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +27,16 @@ def s3() -> Iterator[Bucket]:
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory with a running service."""
-    place = tmp_path_factory.mktemp("service")
-    service(place, "start", "--metaflow-root", str(place))
-    yield place
-    service(place, "stop")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The service's directory."""
+    return tmp_path_factory.mktemp("service")
 
 
 @pytest.fixture(scope="module")
 def recorder(directory: Path) -> Iterator[Recorder]:
-    """The service, with a record of what it was asked."""
-    with recording(service(directory, "url").strip()) as recorder:
-        yield recorder
+    """The service."""
+    with recorded_service(directory) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +103,7 @@ def test_the_launchers_heart_beats(recorder: Recorder, env: Mapping[str, str]) -
 def test_a_service_that_restarts(directory: Path, env: Mapping[str, str], recorder: Recorder) -> None:
     """Guards against records that are lost, or a step that fails, while the service is away."""
     with live_flow("waiting_flow.py", "run", *SANDBOXED, env=env) as flow:
-        flow.wait_for("ready")
-        recorder.away = True
-        flow.kill("shim", signal.SIGUSR1)
-        flow.until(lambda: recorder.turned_away > 1, "a request that is turned away")
-        recorder.away = False
-        done = flow.finish()
+        done = end_while_away(flow, recorder, 2)
         assert done.returncode == 0, done.output
         end, start = fields(flow.directory, f"WaitingFlow/{done.run_id}", env)
     assert end == start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -38,20 +39,28 @@ def service(directory: Path, *command: str) -> str:
     return output
 
 
+@contextlib.contextmanager
+def recorded_service(directory: Path) -> Iterator[Recorder]:
+    """A service whose data are in ``directory``, with a record of what it was asked."""
+    service(directory, "start", "--metaflow-root", str(directory))
+    try:
+        with recording(service(directory, "url").strip()) as recorder:
+            yield recorder
+    finally:
+        service(directory, "stop")
+
+
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory with a running service."""
-    place = tmp_path_factory.mktemp("service")
-    service(place, "start", "--metaflow-root", str(place))
-    yield place
-    service(place, "stop")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The service's directory."""
+    return tmp_path_factory.mktemp("service")
 
 
 @pytest.fixture(scope="module")
 def recorder(directory: Path) -> Iterator[Recorder]:
-    """The service, with a record of what it was asked."""
-    with recording(service(directory, "url").strip()) as recorder:
-        yield recorder
+    """The service."""
+    with recorded_service(directory) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
