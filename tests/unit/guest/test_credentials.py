@@ -25,10 +25,10 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "s3.json"
 
 
-@pytest.mark.parametrize("end", [None, stamp(3600)])
-def test_fresh_ones_are_the_files(file: Path, end: str | None) -> None:
+@pytest.mark.parametrize("ends", [False, True])
+def test_fresh_ones_are_the_files(file: Path, ends: bool) -> None:
     """Guards against a question to the launcher for each of a step's processes."""
-    given = {**OWN, **({"Expiration": end, "SessionToken": "t"} if end else {})}
+    given = {**OWN, **({"Expiration": stamp(3600), "SessionToken": "t"} if ends else {})}
     file.write_text(json.dumps(given))
     assert credentials.credentials() == given
 
