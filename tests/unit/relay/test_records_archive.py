@@ -184,7 +184,9 @@ def test_names_without_end(tmp_path: Path) -> None:
         read_records(written(tmp_path, gzip.compress(block * 5000)), IDENTITY)
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b"no tar" * 1000, mtime=0), b"\x1f\x8b\x08"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no archive", gzip.compress(b"no tar" * 1000, mtime=0), b"\x1f\x8b\x08"]
+)
 def test_what_is_no_archive(tmp_path: Path, content: bytes) -> None:
     """Guards against a traceback in place of a reason; an empty one holds nothing."""
     try:
