@@ -54,8 +54,9 @@ class Service:
 
     @property
     def env(self) -> dict[str, str]:
-        """What makes Metaflow use it."""
-        return {"METAFLOW_SERVICE_URL": self.url, "METAFLOW_DEFAULT_METADATA": "service"}
+        """What makes Metaflow use it, as its own `run` sets it."""
+        light = {"METAFLOW_SANDBOX_HEARTBEAT": "light"} if self.program == WHOLE else {}
+        return {"METAFLOW_SERVICE_URL": self.url, "METAFLOW_DEFAULT_METADATA": "service", **light}
 
 
 @contextlib.contextmanager

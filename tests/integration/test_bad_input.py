@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from .harness import FLOWS, FlowRun, flow_environment, place_flow
+from .harness import FLOWS, FlowRun, place_flow
 from .live import LiveFlow, live_directory, live_flow
+from .services import UPSTREAM, WHOLE, running
 
 SANDBOXED = ("--with", "sandbox")
 OURS = "metaflow_extensions/sandbox"
@@ -589,33 +590,13 @@ def s3_settings(s3_server: Any) -> dict[str, str]:
     }
 
 
-def test_a_metadata_service_that_goes_away() -> None:
+@pytest.mark.parametrize("program", [UPSTREAM, WHOLE], ids=["upstream", "whole"])
+def test_a_metadata_service_that_goes_away(program: tuple[str, ...]) -> None:
     """Guards against a run that hangs or passes when its service is gone."""
     pytest.importorskip("metaflow_local_service")
-    with live_directory() as root:
-        (root / "service").mkdir()
-        command(root, "start", "--metaflow-root", str(root / "service"))
-        settings = {
-            "METAFLOW_SERVICE_URL": command(root, "url").strip(),
-            "METAFLOW_DEFAULT_METADATA": "service",
-            "METAFLOW_SERVICE_RETRY_COUNT": "1",
-        }
-        flow = gate(root, "--seconds", "2", env=settings)
+    with live_directory() as root, running(program, root / "service") as service:
+        flow = gate(root, "--seconds", "2", env={**service.env, "METAFLOW_SERVICE_RETRY_COUNT": "1"})
         flow.wait_for("body runs")
-        command(root, "stop")
+        service.command("stop")
         run = fails(flow)
     assert lines_of(run.output, "[sandbox] register_metadata failed on the launcher: ConnectionError")
-
-
-def command(root: Path, *words: str) -> str:
-    """A command of metaflow-local-service, whose data are in ``root``."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from metaflow_local_service.cli import cli; cli()", *words],
-        cwd=root / "service",
-        env=flow_environment({"HOME": str(root / "service")}),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode()

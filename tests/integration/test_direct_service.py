@@ -14,9 +14,9 @@ from . import outside
 from .both_ways import SANDBOXED, BothWays, assert_same, run_both_ways
 from .harness import read_results
 from .live import live_flow
-from .recorder import Recorder, end_while_away
+from .recorder import Recorder, end_while_away, recording
 from .s3 import Bucket, bucket
-from .test_flows_service import recorded_service
+from .services import UPSTREAM, Service, running
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +27,16 @@ def s3() -> Iterator[Bucket]:
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The service's directory."""
-    return tmp_path_factory.mktemp("service")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One that runs."""
+    with running(UPSTREAM, tmp_path_factory.mktemp("service")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def recorder(directory: Path) -> Iterator[Recorder]:
-    """The service."""
-    with recorded_service(directory) as found:
+def recorder(service: Service) -> Iterator[Recorder]:
+    """It, with a record of what it was asked."""
+    with recording(service.url) as found:
         yield found
 
 
@@ -53,9 +54,11 @@ def env(recorder: Recorder, s3: Bucket) -> Mapping[str, str]:
 
 
 @pytest.fixture(scope="module")
-def resumable(directory: Path, env: Mapping[str, str], s3: Bucket) -> BothWays:
+def resumable(service: Service, env: Mapping[str, str], s3: Bucket) -> BothWays:
     """A flow with a foreach under the service, both ways; read from its files."""
-    return run_both_ways("resume_flow.py", "ResumeFlow", directory / "both", env=env, reading=s3.settings)
+    return run_both_ways(
+        "resume_flow.py", "ResumeFlow", service.directory / "both", env=env, reading=s3.settings
+    )
 
 
 def test_results_under_a_service_are_the_same(resumable: BothWays) -> None:
@@ -100,7 +103,7 @@ def test_the_launchers_heart_beats(recorder: Recorder, env: Mapping[str, str]) -
     assert done.returncode == 0, done.output
 
 
-def test_a_service_that_restarts(directory: Path, env: Mapping[str, str], recorder: Recorder) -> None:
+def test_a_service_that_restarts(env: Mapping[str, str], recorder: Recorder) -> None:
     """Guards against records that are lost, or a step that fails, while the service is away."""
     with live_flow("waiting_flow.py", "run", *SANDBOXED, env=env) as flow:
         done = end_while_away(flow, recorder, 2)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,54 +11,25 @@ from pathlib import Path
 import pytest
 
 from .both_ways import SANDBOXED, BothWays, place
-from .harness import BACKEND, TIMEOUT, flow_environment, read_results
+from .harness import BACKEND, read_results
 from .live import live_flow
 from .recorder import Recorder, recording
+from .services import UPSTREAM, Service, running
 from .tour import check_cards, check_tour, run_tour
 
-# The console script's function: the script itself may not be on PATH.
-SERVICE = [sys.executable, "-c", "from metaflow_local_service.cli import cli; cli()"]
 
-
-def service(directory: Path, *command: str) -> str:
-    """A command of metaflow-local-service whose state and data are in ``directory``."""
-    done = subprocess.run(
-        [*SERVICE, *command],
-        cwd=directory,
-        env=flow_environment({"HOME": str(directory)}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=TIMEOUT,
-        check=False,
-    )
-    output = done.stdout.decode(errors="replace")
-    assert done.returncode == 0, output
-    return output
-
-
-@contextlib.contextmanager
-def recorded_service(directory: Path) -> Iterator[Recorder]:
-    """A service whose data are in ``directory``, with a record of what it was asked."""
-    service(directory, "start", "--metaflow-root", str(directory))
-    try:
-        with recording(service(directory, "url").strip()) as recorder:
-            yield recorder
-    finally:
-        service(directory, "stop")
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One that runs."""
+    with running(UPSTREAM, tmp_path_factory.mktemp("service")) as service:
+        yield service
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The service's directory."""
-    return tmp_path_factory.mktemp("service")
-
-
-@pytest.fixture(scope="module")
-def recorder(directory: Path) -> Iterator[Recorder]:
-    """The service."""
-    with recorded_service(directory) as found:
-        yield found
+def recorder(service: Service) -> Iterator[Recorder]:
+    """The service, with a record of what it was asked."""
+    with recording(service.url) as recorder:
+        yield recorder
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +39,9 @@ def env(recorder: Recorder) -> Mapping[str, str]:
 
 
 @pytest.fixture(scope="module")
-def tour(directory: Path, env: Mapping[str, str]) -> BothWays:
+def tour(service: Service, env: Mapping[str, str]) -> BothWays:
     """TourFlow under the service, both ways; read from its files, as it has no route to one artifact."""
-    return run_tour(directory / "tour", env, reading={})
+    return run_tour(service.directory / "tour", env, reading={})
 
 
 def test_results_under_a_service_are_the_same(tour: BothWays) -> None:
@@ -123,17 +92,19 @@ def test_heart_beats_while_the_step_runs(recorder: Recorder, env: Mapping[str, s
     assert done.returncode == 0, done.output
 
 
-def test_documented_way_of_starting_the_service(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), SANDBOXED], ids=["plain", "sandboxed"])
+def test_documented_way_of_starting_the_service(tmp_path: Path, options: tuple[str, ...]) -> None:
     """Guards `metaflow-local-service run python flow.py run`, which the first run says the better way of."""
+    service = Service(UPSTREAM, tmp_path)
     flow = place("small_flow.py", tmp_path, {})
     try:
-        command = ("run", "--", sys.executable, flow.name, "run", *SANDBOXED)
-        output, again = (service(tmp_path, *command) for _ in range(2))
+        command = ("run", "--", sys.executable, flow.name, "run", *options)
+        output, again = (service.command(*command) for _ in range(2))
     finally:
-        service(tmp_path, "stop")
+        service.command("stop")
     line = "[sandbox] metaflow-local-service cannot look up a single artifact"
     assert [text.count(line) for text in (output, again)] == [1, 0]
-    assert output.count(f"[sandbox] {BACKEND} ") == 3
+    assert output.count(f"[sandbox] {BACKEND} ") == (3 if options else 0)
     assert "Done!" in output
     script = "from metaflow import Flow\nprint(Flow('SmallFlow').latest_run.data.total)"
     assert read_results(tmp_path, script).strip() == "6"

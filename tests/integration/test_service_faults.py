@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -135,7 +136,7 @@ def test_killed_and_started_again_nothing_is_lost(service: Service) -> None:
         while True:
             try:
                 kept.append(one_task(url, run, number))
-            except OSError:
+            except (OSError, HTTPException):  # killed before, or in the middle of an answer
                 time.sleep(POLL)
             else:
                 return
@@ -223,15 +224,43 @@ def test_two_homes_and_two_roots(tmp_path: Path) -> None:
         assert one.url == urls[0]
 
 
+@pytest.mark.parametrize("options", [(), SANDBOXED], ids=["plain", "sandboxed"])
+def test_flows_at_once(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Guards two flows of one service, and another user's: each run is whole, and where it belongs."""
+
+    def one(service: Service, number: int) -> str:
+        flow = place_flow("small_flow.py", service.directory / f"flow{number}")
+        # Their artifacts are with their records, wherever they run.
+        env = {**service.env, "METAFLOW_DATASTORE_SYSROOT_LOCAL": str(service.directory)}
+        run = run_flow(flow, "run", "--number", str(number), *options, env=env).run_id
+        script = (
+            f"from metaflow import Run\nrun = Run('SmallFlow/{run}')\nprint(run.successful, run.data.total)"
+        )
+        return read_results(flow.parent, script, env).strip()
+
+    with (
+        running(WHOLE, tmp_path / "one") as mine,
+        running(WHOLE, tmp_path / "other") as other,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        said = list(pool.map(one, (mine, mine, other), (1, 2, 3)))
+        assert said == ["True 6", "True 20", "True 42"]
+        runs = [len(ask(each.url, "GET", "/flows/SmallFlow/runs").json) for each in (mine, other)]
+        assert runs == [2, 1]
+
+
 # --- disks ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("options", [(), SANDBOXED], ids=["plain", "sandboxed"])
 @pytest.mark.parametrize(
     ("mount", "cause"),
     [(("--size", str(200 << 10), "--tmpfs"), "full"), (("--ro-bind", "{}"), "read-only")],
     ids=["full", "read-only"],
 )
-def test_disk_that_takes_no_more(tmp_path: Path, mount: tuple[str, ...], cause: str) -> None:
+def test_disk_that_takes_no_more(
+    tmp_path: Path, mount: tuple[str, ...], cause: str, options: tuple[str, ...]
+) -> None:
     """Guards against a flow that hangs, or fails without a reason, when the store cannot be written."""
     store, home = tmp_path / "store", tmp_path / "home"
     (store / ".metaflow").mkdir(parents=True)
@@ -252,9 +281,10 @@ def test_disk_that_takes_no_more(tmp_path: Path, mount: tuple[str, ...], cause: 
             "METAFLOW_SERVICE_URL": service.command("url", *root).strip(),
             "METAFLOW_DEFAULT_METADATA": "service",
             "METAFLOW_DATASTORE_SYSROOT_LOCAL": str(home),
+            "METAFLOW_SANDBOX_HEARTBEAT": "light",
         }
         flow = place_flow("resume_flow.py", tmp_path / "flow")
-        done = run_flow(flow, "run", env=env, check=False)
+        done = run_flow(flow, "run", *options, env=env, check=False)
     finally:
         service.command("stop", *root)
     assert done.returncode

@@ -60,5 +60,13 @@ if os.environ.get("METAFLOW_SANDBOX_GUEST"):
         ("heartbeat", ".guest_providers.sidecars.RelayHeartbeat"),
         ("spot_termination_monitor", ".guest_providers.sidecars.NoSpotMonitor"),
     ]
-elif os.environ.get("METAFLOW_SANDBOX_HEARTBEAT") == "light":
-    METADATA_PROVIDERS_DESC = [("service", ".light_heartbeat.LightServiceMetadata")]
+elif os.environ.get("METAFLOW_SERVICE_URL", "").startswith("http://127.0.0.1:"):
+    if os.environ.get("METAFLOW_SANDBOX_HEARTBEAT") == "light":
+        METADATA_PROVIDERS_DESC = [("service", ".light_service.LightServiceMetadata")]
+        # Metaflow imports every sidecar at its start, and with core's two requests.
+        SIDECARS_DESC = [
+            ("heartbeat", ".light_sidecars.LateHeartbeat"),
+            ("spot_termination_monitor", ".light_sidecars.LateSpotMonitor"),
+        ]
+    else:
+        METADATA_PROVIDERS_DESC = [("service", ".local_service.TellingServiceMetadata")]

@@ -27,7 +27,6 @@ from ..supervisor.protocol import RunSettings, TaskSettings
 from .code_package import copy_code
 from .direct_access import DatastoreAccess, DirectAccess
 from .libraries import libraries
-from .local_service import say_what_it_lacks
 from .step_environment import card_root, step_environment
 from .supervisor_link import SupervisorLink
 
@@ -70,8 +69,6 @@ class RunLaunch:
         self._datastore = (flow_datastore.TYPE, flow_datastore.datastore_root)
         self._access = DatastoreAccess(self._flow, self._run_id, self._datastore)
         self._metadata = system_context.metadata
-        if self._metadata.TYPE == "service":
-            say_what_it_lacks(metaflow_config.SERVICE_URL)
         flow_directory = Path(self._script).resolve().parent
         self._python = discover(exclude=[flow_directory])
         # The flow's own directory is the script's, which Python puts first: nothing there is imported

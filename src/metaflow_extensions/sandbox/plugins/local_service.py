@@ -8,6 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from metaflow.metaflow_config import SERVICE_URL
+from metaflow.plugins.metadata_providers.service import ServiceMetadataProvider
+
 # Of metaflow-local-service 0.2, in the home of who runs it.
 STATE = Path(".metaflow-local-service", "state.json")
 TOLD = Path(".metaflow-sandbox", "service", "told.json")
@@ -15,6 +18,17 @@ LINE = (
     "[sandbox] metaflow-local-service cannot look up a single artifact: run.successful and task['name'] read "
     "wrong through it. Through this they do not: metaflow-sandbox service run python flow.py run\n"
 )
+
+
+class TellingServiceMetadata(ServiceMetadataProvider):
+    """``--metadata service``, where the service is on this machine: Metaflow's own."""
+
+    TYPE = "service"
+
+    def start_run_heartbeat(self, flow_id: str, run_id: str) -> None:
+        """The start of a run."""
+        say_what_it_lacks(SERVICE_URL)
+        super().start_run_heartbeat(flow_id, run_id)
 
 
 def say_what_it_lacks(url: str | None) -> None:

@@ -144,9 +144,13 @@ def texts(body: Mapping[str, Any], name: str) -> list[str]:
 def write(folder: Path, name: str, record: Record) -> None:
     """Write FOLDER/NAME.json, at once or not at all. Raises OSError with the folder's name."""
     draft = folder / f".{name}.{os.getpid()}"
+    text = json.dumps(record)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(record))
+        try:
+            draft.write_text(text)
+        except FileNotFoundError:
+            folder.mkdir(parents=True, exist_ok=True)
+            draft.write_text(text)
         draft.rename(folder / f"{name}.json")
     except OSError as error:
         with suppress(OSError):

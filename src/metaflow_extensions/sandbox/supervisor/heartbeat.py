@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
-import requests
 from metaflow.metaflow_config import SERVICE_HEADERS
 
+from ..loopback import LOCAL, ask
 from ..relay.policy import TaskIdentity
 
 INTERVAL = 10  # seconds, as Metaflow's own sidecar
 TIMEOUT = 10  # seconds for one beat
+BAD = 400
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +25,7 @@ class Heartbeats:
         self._template = url_template
         self._tasks: set[TaskIdentity] = set()
         self._changed = threading.Condition()
-        self._session = requests.Session()
+        self._post = post_here if url_template.startswith(LOCAL) else poster()
         threading.Thread(target=self._run, name="heartbeats", daemon=True).start()
 
     def start(self, task: TaskIdentity) -> None:
@@ -56,7 +58,27 @@ class Heartbeats:
             flow_id=task.flow, run_number=task.run, step_name=task.step, task_id=task.task
         )
         try:
-            answer = self._session.post(url, data="{}", headers=dict(SERVICE_HEADERS), timeout=TIMEOUT)
-            answer.raise_for_status()
-        except requests.RequestException as error:
+            status = self._post(url)
+        except OSError as error:
             log.warning("heartbeat of %s: %s", task.key, error)
+        else:
+            if status >= BAD:
+                log.warning("heartbeat of %s: %d from the service", task.key, status)
+
+
+def post_here(url: str) -> int:
+    """Beat once at a service on this machine; the status. Raises OSError."""
+    return ask("POST", url, SERVICE_HEADERS, "{}").status_code
+
+
+def poster() -> Callable[[str], int]:
+    """What beats at a service elsewhere, as ``post_here`` does."""
+    import requests
+
+    session = requests.Session()
+
+    def post(url: str) -> int:
+        # Its errors are OSErrors.
+        return session.post(url, data="{}", headers=dict(SERVICE_HEADERS), timeout=TIMEOUT).status_code
+
+    return post

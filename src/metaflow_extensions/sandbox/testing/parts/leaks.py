@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 WATCHED = frozenset({"processes", "mounts", "files", "descriptors", "threads"})
-PATIENCE = 20.0  # seconds that what ends on its own may take: a warden first imports its backend
+PATIENCE = 60.0  # seconds that what ends on its own may take: a warden first imports its backend
 _PROC = Path("/proc")
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -52,6 +52,8 @@ def leaked(
     while True:
         new = Snapshot.take(files, keeps).new_since(before, watched)
         if not new or time.monotonic() > deadline:
+            if "processes" in new:
+                new["processes"] = [f"{line} {_doing(int(line.split()[0]))}" for line in new["processes"]]
             return new
         time.sleep(0.02)
 
@@ -102,6 +104,15 @@ def command_lines() -> str:
 def _name(pid: int) -> str:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return (_PROC / str(pid) / "cmdline").read_bytes()[:200].replace(b"\0", b" ").decode(errors="replace")
+    return "(gone)"
+
+
+def _doing(pid: int) -> str:
+    """Its state, the time that it took on a processor, and where in the kernel it waits."""
+    with contextlib.suppress(OSError):
+        fields = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return f"({fields[0]}, {seconds:.2f} s, {(_PROC / str(pid) / 'wchan').read_text()})"
     return "(gone)"
 
 
