@@ -42,6 +42,15 @@ SANDBOX_MAX_RATE = from_conf("SANDBOX_MAX_RATE", "0")
 SANDBOX_ARTIFACTS = from_conf("SANDBOX_ARTIFACTS", "any")
 # More classes for "vetted", comma-separated: "pandas.*,mypackage.Model".
 SANDBOX_ARTIFACT_GLOBALS = from_conf("SANDBOX_ARTIFACT_GLOBALS", "")
+# Direct mode: a role whose sessions tasks get, where STS is when it is not AWS's, seconds of a session.
+SANDBOX_S3_ROLE_ARN = from_conf("SANDBOX_S3_ROLE_ARN", "")
+SANDBOX_S3_STS_ENDPOINT = from_conf("SANDBOX_S3_STS_ENDPOINT", "")
+SANDBOX_S3_ROLE_DURATION = from_conf("SANDBOX_S3_ROLE_DURATION", "3600")
+# "keep": give a session token on to R2, which has none of AWS's.
+SANDBOX_S3_SESSION_TOKEN = from_conf("SANDBOX_S3_SESSION_TOKEN", "")
+# A token of Cloudflare's API, for temporary credentials of R2; and where that API is.
+SANDBOX_R2_API_TOKEN = from_conf("SANDBOX_R2_API_TOKEN", "")
+SANDBOX_R2_API_URL = from_conf("SANDBOX_R2_API_URL", "")
 # Limits of one task, in MiB: an artifact once inflated, everything sent, output passed on, code.
 SANDBOX_MAX_ARTIFACT = from_conf("SANDBOX_MAX_ARTIFACT", "8192")
 SANDBOX_MAX_UPLOAD = from_conf("SANDBOX_MAX_UPLOAD", "65536")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from .. import guest
+from ..guest.credentials import FILE_VARIABLE
 from ..guest.run import ADDRESS_VARIABLE
 from ..guest.unpack import MOUNTED_AT
 from .protocol import RunSettings, TaskSettings
@@ -14,6 +15,11 @@ INSIDE = PurePosixPath(MOUNTED_AT)
 CODE = "code"  # the flow's own files
 LIBRARIES = "lib"  # Metaflow and its extensions, where the launcher's own environment is not visible
 RELAY = "relay"  # the relay's socket
+# In direct mode: boto3 and what it needs, the task's credentials, how to reach the bucket, its authorities.
+S3_LIBRARIES = "s3"
+CREDENTIALS = "s3.json"
+CONFIGURATION = "aws.config"
+CERTIFICATES = "authorities.pem"
 BOOTSTRAP = Path(guest.__file__).with_name("bootstrap.py")
 PYTHON = "python3"  # of an image
 # Options of Metaflow's command for a step that name a file of the launcher, and its name inside.
@@ -49,6 +55,13 @@ def step_words(run: RunSettings, task: TaskSettings, argv: Sequence[str]) -> lis
 def step_variables(task: TaskSettings) -> Mapping[str, str]:
     """The step's whole environment."""
     variables = {**task.env, ADDRESS_VARIABLE: f"unix:{INSIDE / RELAY}"}
+    if task.direct:
+        variables[FILE_VARIABLE] = str(INSIDE / CREDENTIALS)
+        variables["AWS_CONFIG_FILE"] = str(INSIDE / CONFIGURATION)
+        if task.direct.certificates:
+            variables["AWS_CA_BUNDLE"] = str(INSIDE / CERTIFICATES)
+        if task.direct.libraries:
+            variables["METAFLOW_SANDBOX_S3_LIBRARIES"] = str(INSIDE / S3_LIBRARIES)
     if not task.spec.python:
         given = variables.get("PYTHONPATH")
         variables["PYTHONPATH"] = ":".join([str(INSIDE / LIBRARIES), *([given] if given else [])])

@@ -56,6 +56,19 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
+class DirectSettings:
+    """How a task reaches the flow's datastore itself; no secrets are in here.
+
+    ``libraries`` is a directory with boto3, empty where the launcher's own is visible; ``certificates`` a
+    file of authorities, empty for the usual ones; ``configuration`` the lines of an AWS configuration.
+    """
+
+    libraries: str
+    certificates: str
+    configuration: dict[str, str]
+
+
+@dataclass(frozen=True)
 class TaskSettings:
     """One attempt of one task: the sandbox it asks for and what it may reach.
 
@@ -74,6 +87,7 @@ class TaskSettings:
     timeout: float | None = None
     executable: str | None = None
     keep: bool = False
+    direct: DirectSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +117,8 @@ def decode(line: bytes) -> RunSettings | TaskSettings | CodeSettings:
 def _task(fields: dict[str, Any]) -> TaskSettings:
     fields["identity"] = TaskIdentity(**fields["identity"])
     fields["secrets"] = [SecretSource(**source) for source in fields["secrets"]]
+    if fields["direct"] is not None:
+        fields["direct"] = DirectSettings(**fields["direct"])
     spec = fields["spec"]
     spec["mounts"] = [
         Mount(Path(mount["source"]), PurePosixPath(mount["target"]), mount["read_only"])

@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..backends import owner
@@ -21,7 +21,8 @@ from ..relay.policy import Policy
 from ..relay.server import TaskRelay
 from ..relay.vetting import ArtifactPolicy
 from . import words
-from .inside import interpreter
+from .direct import DirectTask
+from .inside import files_of, interpreter
 from .kept import Kept
 from .output import OutputSink
 from .protocol import TaskSettings
@@ -58,6 +59,7 @@ class TaskRun:
         self._argv = argv
         self._sink = OutputSink({Stream.STDOUT: out, Stream.STDERR: err}, run.settings.max_output << 20)
         self._relay: TaskRelay | None = None
+        self._direct: DirectTask | None = None
         self._process: Process | None = None
         self._cancelled = threading.Event()
         self._signalled = 0
@@ -113,6 +115,8 @@ class TaskRun:
         assert self._sandbox is not None
         backend = self._run.backend(self._task.backend)
         self._register(identity(self._task.backend, backend, self._sandbox.id, self._task.spec))
+        if self._direct:
+            self._direct.watch()
 
     def ended(self, signal: int | None, peak_memory: float | None, cpu_time: float | None) -> None:
         """What the guest says of the step's end."""
@@ -207,24 +211,30 @@ class TaskRun:
         backend = self._run.backend(task.backend)
         directory = Path(settings.directory, f"t{abs(hash(task.identity)):x}-{threading.get_ident():x}")
         directory.mkdir()
+        intake = Intake(
+            task.identity.flow,
+            directory,
+            self._run.limits,
+            ArtifactPolicy(settings.artifacts, tuple(settings.artifact_globals)),
+            direct=task.direct is not None,
+        )
+        facts = launcher_facts(settings.datastore, task.env)
         self._relay = TaskRelay(
             Policy(task.identity, frozenset(task.inputs)),
             self._run.services,
             self,
-            Intake(
-                task.identity.flow,
-                directory,
-                self._run.limits,
-                ArtifactPolicy(settings.artifacts, tuple(settings.artifact_globals)),
-            ),
+            intake,
             settings.datastore,
             task.storages,
             task.secrets,
-            launcher_facts(settings.datastore, task.env),
+            facts,
             self._run.limits,
             keep=task.keep,
             trace=self._debug.frame if self._debug else None,
+            direct=task.direct is not None,
         )
+        if task.direct:
+            self._direct = DirectTask(self._run, task, self, intake, facts)
         way = transport(
             backend.features,
             self._relay,
@@ -236,20 +246,32 @@ class TaskRun:
                 self._run.watcher,
                 self._run.code,
                 self._run.archives,
+                lambda: self._files(directory),
             ),
         )
         try:
-            with self._run.governor(task.backend).sandbox(
-                lambda: self._open(backend, way.spec()), self._story.progress, self._cancelled.is_set
-            ) as self._sandbox:
-                try:
-                    return self._in_sandbox(backend, self._sandbox, way)
-                finally:
-                    self._close(self._sandbox)
+            try:
+                outcome = self._with_sandbox(backend, way)
+            finally:
+                if self._direct and self._user_code_started:
+                    self._direct.settle(cancelled=self._cancelled.is_set())
+            if outcome == Outcome(0) and not self._finished:
+                self._conclude(words.UNFINISHED)
+                return Outcome(1)
+            return outcome
         finally:
             way.close()
             self._relay.close()
             shutil.rmtree(directory)
+
+    def _with_sandbox(self, backend: Backend, way: Transport) -> Outcome:
+        with self._run.governor(self._task.backend).sandbox(
+            lambda: self._open(backend, way.spec()), self._story.progress, self._cancelled.is_set
+        ) as self._sandbox:
+            try:
+                return self._in_sandbox(backend, self._sandbox, way)
+            finally:
+                self._close(self._sandbox)
 
     def _open(self, backend: Backend, spec: SandboxSpec) -> Sandbox:
         labels = {
@@ -317,7 +339,8 @@ class TaskRun:
         if self._cancelled.is_set():
             self._story.record.outcome = "cancelled"
             return Outcome(1, self._signalled)
-        if code == 0 and not self._finished:
+        # In direct mode the launcher marks what is done, once the sandbox is gone.
+        if code == 0 and not self._finished and not self._direct:
             self._conclude(words.UNFINISHED)
             return Outcome(1)
         if code in NOT_EXECUTED and not self._user_code_started:
@@ -337,6 +360,10 @@ class TaskRun:
         self._sink.finish()
         self._sink.say(why)
         self._story.record.outcome = why
+
+    def _files(self, directory: Path) -> Mapping[str, Path]:
+        python = interpreter(self._task, self._argv)
+        return {**files_of(self._argv), **(self._direct.files(directory, python) if self._direct else {})}
 
     def _register(self, values: Mapping[str, str]) -> None:
         identity = self._task.identity
