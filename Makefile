@@ -7,7 +7,7 @@ BACKEND ?= bubblewrap
 # Without those that choose a backend themselves.
 FLOWS = $(filter-out %_options.py %_piped.py %_metalbox.py %_daytona.py %_e2b.py,$(wildcard tests/integration/test_flows*.py))
 
-.PHONY: demo demo-cloud test flows check build clean
+.PHONY: demo demo-cloud test flows check docs build clean
 
 demo:
 	scripts/setup $(VENV) $(PYTHON) service
@@ -31,6 +31,12 @@ flows:
 check:
 	scripts/setup $(VENV) $(PYTHON) dev
 	scripts/check $(VENV)
+
+# The site, in build/site.
+docs:
+	scripts/setup $(VENV) $(PYTHON) docs
+	$(VENV)/bin/python scripts/configuration.py --check
+	$(VENV)/bin/python -m mkdocs build --strict --quiet
 
 build:
 	scripts/setup $(VENV) $(PYTHON) dev

@@ -14,6 +14,7 @@ from .artifacts import artifacts
 from .direct import steps_with_a_bucket
 from .flow_runs import foreach, linear
 from .images import FLOOR, steps_in_images
+from .packages import second_run
 from .report import Row, as_table
 from .service import under_a_service
 from .start import true_in_a_sandbox
@@ -26,6 +27,7 @@ CASES: Mapping[str, Callable[[Path, int], list[Row]]] = {
     "waiting": waiting_tasks,
     "artifacts": artifacts,
     "direct": steps_with_a_bucket,
+    "packages": second_run,
     "images": steps_in_images,
     "service": under_a_service,
 }

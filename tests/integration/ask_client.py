@@ -17,7 +17,7 @@ CHANGING = re.compile(
 )
 # Values that differ between any two runs; a task's id is the provider's own.
 OWN = ("ds-root", "code-package", "sandbox-id", "sandbox-timings", "git-info", "origin-task-id")
-OWN += ("sandbox-cpu-seconds", "sandbox-peak-memory-mib")
+OWN += ("sandbox-cpu-seconds", "sandbox-peak-memory-mib", "sandbox-startup")
 
 
 def neutral(text):

@@ -78,8 +78,8 @@ class Faults:
     ``slow_end`` before a sandbox's end is answered; after ``drop_after`` bytes a stream is cut, ``drops``
     times, in the ``way`` "abort" (the connection) or "unavailable" (by the daemon); ``lose_input``
     answers to input are lost; ``build`` is why no template can be built. ``second`` is how long E2B's seconds
-    are, in seconds, where it counts a sandbox's time to live; with ``expired`` its key is one no more. Machines
-    that may reach the internet share this machine's ``network``.
+    are, in seconds, where it counts a sandbox's time to live; with ``expired`` its key is one no more.
+    Machines that may reach the internet share this machine's ``network``.
     """
 
     refuse: int = 0

@@ -38,6 +38,7 @@ def cloud(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         assert not running.server.sandboxes()
 
 
+@pytest.mark.wide
 @pytest.mark.timeout(900)
 def test_a_hundred_tasks_where_twenty_may_run(cloud: Cloud) -> None:
     """Guards a wide foreach: all wait for their turn, know why, cost the launcher little, and run once."""

@@ -123,8 +123,11 @@ found = []
 for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline") + glob.glob(
     "/var/tmp/**", recursive=True
 ):
-    if os.path.isfile(path) and sys.argv[1].encode()[::-1] in open(path, "rb").read():
-        found.append(path)
+    try:
+        if os.path.isfile(path) and sys.argv[1].encode()[::-1] in open(path, "rb").read():
+            found.append(path)
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # gone in the meantime
 print(found)
 """
     with opened(backend) as sandbox:
@@ -171,7 +174,7 @@ def test_what_is_asked_for(backend: DaytonaBackend, server: DaytonaServer) -> No
     ("network", "asked"),
     [
         ("public", {"networkBlockAll": False}),
-        (("example.org", "*.pypi.org"), {"domainAllowList": "example.org,*.pypi.org"}),
+        (("example.org", "*.example.net"), {"domainAllowList": "example.org,*.example.net"}),
         (("10.0.0.0/8", "1.2.3.4"), {"networkAllowList": "10.0.0.0/8,1.2.3.4/32"}),
     ],
     ids=str,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pickle
 import re
 import subprocess
 import threading
@@ -17,6 +14,7 @@ from typing import Any
 import pytest
 
 from .harness import FlowRun, flow_command, flow_environment, place_flow, read_results, run_flow
+from .once import made_by_one, session_directory
 
 RESULTS = """
 import json
@@ -63,17 +61,8 @@ def files(directory: Path, run_id: str) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def struck(tmp_path_factory: pytest.TempPathFactory) -> Struck:
     """One run in which a step tries everything that is refused without ending it."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return strike_and_go_on(tmp_path_factory.mktemp("struck"))
-    # The workers of one session share it.
-    shared = tmp_path_factory.getbasetemp().parent / "struck"
-    with Path(f"{shared}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not shared.exists():
-            place = tmp_path_factory.getbasetemp().parent / "struck-run"
-            shared.write_bytes(pickle.dumps(strike_and_go_on(place)))
-    done: Struck = pickle.loads(shared.read_bytes())
-    return done
+    shared = session_directory(tmp_path_factory, "struck")
+    return made_by_one(shared, "struck", lambda: strike_and_go_on(shared / "place"))
 
 
 def strike_and_go_on(place: Path) -> Struck:

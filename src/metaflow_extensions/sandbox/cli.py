@@ -33,6 +33,7 @@ FOR_FLOWS: Mapping[str, Subcommand] = {
     "logs": Subcommand(".commands.logs", "what a task has printed, while it runs and later"),
     "shell": Subcommand(".commands.shell", "a shell in a sandbox that runs or was kept"),
     "explain": Subcommand(".commands.explain", "one page about a task and its sandbox"),
+    "cache": Subcommand(".commands.cache", "environments of packages that are kept, and what removes them"),
     "cleanup": Subcommand(".commands.cleanup", "remove what runs left that are gone"),
 }
 SUBCOMMANDS: Mapping[str, Subcommand] = {

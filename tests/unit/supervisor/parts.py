@@ -25,12 +25,15 @@ from metaflow_extensions.sandbox.backends.interface import (
     SandboxSpec,
     Stream,
 )
+from metaflow_extensions.sandbox.packages.cache import PackageCache
 from metaflow_extensions.sandbox.relay.services import SecretSource
 from metaflow_extensions.sandbox.supervisor.archives import Archives
+from metaflow_extensions.sandbox.supervisor.environments import Environments
 from metaflow_extensions.sandbox.supervisor.governor import Governor
+from metaflow_extensions.sandbox.supervisor.outcome import Outcome
 from metaflow_extensions.sandbox.supervisor.protocol import RunSettings, TaskSettings
 from metaflow_extensions.sandbox.supervisor.run_context import RunContext
-from metaflow_extensions.sandbox.supervisor.task import Outcome, TaskRun
+from metaflow_extensions.sandbox.supervisor.task import TaskRun
 from metaflow_extensions.sandbox.supervisor.watcher import Watcher
 
 from ..relay.parts import IDENTITY, STORE, WAIT, RememberingServices
@@ -180,6 +183,7 @@ class Stage:
             lambda: self.directory / "code",
             Archives(self.directory, {}),
             lambda _name: self.governor,
+            Environments(PackageCache(place / "cache"), 1 << 30),
         )
         self.said = b""
 

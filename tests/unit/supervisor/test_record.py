@@ -1,4 +1,4 @@
-"""What is on record of a sandbox: the image that the step ran in, also when it named none."""
+"""What is on record of a sandbox: the image that the step ran in, and how long it took to start."""
 
 from __future__ import annotations
 
@@ -41,3 +41,13 @@ def test_a_guest_that_is_faster_than_its_launcher() -> None:
     assert phases["boot"] == 0
     assert all(seconds >= 0 for seconds in phases.values())
     assert TaskRecord().seconds("opened", "started") == 0
+
+
+def test_a_start_is_on_record_before_all_of_it_is_noted() -> None:
+    """A guest that is faster than the call that starts it must not fail for a moment that is not noted."""
+    record = TaskRecord()
+    record.mark("opening")
+    record.mark("started")
+    started = json.loads(record.startup()["sandbox-startup"])
+    assert list(started) == ["queue", "open", "boot"]
+    assert started["open"] == started["boot"] == 0

@@ -14,9 +14,10 @@ import pytest
 from metaflow_extensions.sandbox.backends import owner
 from metaflow_extensions.sandbox.backends.interface import Command, SandboxSpec
 from metaflow_extensions.sandbox.errors import QuotaExceeded, SandboxLost, StartFailed, UnsupportedOption
+from metaflow_extensions.sandbox.supervisor import outcome as outcome_module
 from metaflow_extensions.sandbox.supervisor import task as task_module
+from metaflow_extensions.sandbox.supervisor.outcome import Outcome
 from metaflow_extensions.sandbox.supervisor.story import NOTICES_SHOWN
-from metaflow_extensions.sandbox.supervisor.task import Outcome
 
 from ..relay.parts import IDENTITY, settle, short_directory
 from .parts import FINISH, OpenProcess, OpenSandbox, Stage
@@ -24,7 +25,7 @@ from .parts import FINISH, OpenProcess, OpenSandbox, Stage
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    monkeypatch.setattr(task_module, "BACKOFF", 0.01)
+    monkeypatch.setattr(outcome_module, "BACKOFF", 0.01)
     with short_directory() as place:
         made = Stage(place)
         yield made
@@ -55,10 +56,12 @@ def test_a_task_that_succeeds(stage: Stage) -> None:
         "sandbox-outcome": "exit code 0",
         "sandbox-peak-memory-mib": "12.3",
         "sandbox-cpu-seconds": metadata["sandbox-cpu-seconds"],
+        "sandbox-startup": metadata["sandbox-startup"],
     }
     timings = json.loads(metadata["sandbox-timings"])
     assert list(timings) == ["queue", "open", "boot", "run", "close"]
     assert all(seconds >= 0 for seconds in timings.values())
+    assert list(json.loads(metadata["sandbox-startup"])) == ["queue", "open", "boot"]
     assert {call[1] for call in stage.services.calls} == {IDENTITY}
 
 
@@ -237,7 +240,7 @@ def test_user_code_runs_once(stage: Stage) -> None:
 
 def test_a_cancelled_task_is_not_tried_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against a wait between tries that nobody can end."""
-    monkeypatch.setattr(task_module, "BACKOFF", 60)
+    monkeypatch.setattr(outcome_module, "BACKOFF", 60)
     stage.backend.open_failures = [StartFailed("no room")] * 3
     task = stage.task(FINISH)
     threading.Thread(target=lambda: (settle(lambda: b"trying again" in stage.said), task.cancel())).start()

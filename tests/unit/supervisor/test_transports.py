@@ -115,6 +115,7 @@ def test_archives_are_framed(here: Surroundings) -> None:
     sent = b"".join(framed(archive, archive))
     (size,) = SIZE.unpack(sent[: SIZE.size])
     assert sent[SIZE.size : SIZE.size + size] == archive.read_bytes()
-    assert len(sent) == 2 * (SIZE.size + size)
+    assert len(sent) == 2 * (SIZE.size + size) + SIZE.size
+    assert sent[-SIZE.size :] == SIZE.pack(0)
     with tarfile.open(fileobj=io.BytesIO(sent[SIZE.size :])) as first:
         assert first.getnames() == ["config.json"]

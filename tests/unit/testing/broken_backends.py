@@ -29,8 +29,6 @@ from metaflow_extensions.sandbox.testing.contract import BackendContract
 from metaflow_extensions.sandbox.testing.parts import leaks
 from metaflow_extensions.sandbox.testing.scripted import ScriptedBackend
 
-leaks.PATIENCE = 0.5
-
 
 class Around:
     """Something that behaves like what it surrounds, but for what a subclass overrides."""
@@ -57,6 +55,11 @@ class Broken(ScriptedBackend):
 
 class Contract(BackendContract):
     """The contract, impatient."""
+
+    @pytest.fixture(autouse=True)
+    def impatience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """For these tests alone: others of this process wait for what ends on its own."""
+        monkeypatch.setattr(leaks, "PATIENCE", 0.5)
 
     python = sys.executable
     patience = 5.0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any, List, Tuple
 
 ADDRESS_VARIABLE = "METAFLOW_SANDBOX_RELAY"
+PATH_VARIABLE = "METAFLOW_SANDBOX_PATH"  # where programs are looked for first
 FORWARDED = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM, _signal.SIGUSR1, _signal.SIGUSR2)
 LENGTHS = struct.Struct("!II")
 COPY_CHUNK = 1 << 20  # bytes
@@ -29,6 +30,11 @@ def main(arguments: List[str]) -> int:
     separator = arguments.index("--")
     code, command = arguments[:separator], arguments[separator + 1 :]
     relay = connect(os.environ[ADDRESS_VARIABLE])
+    first = os.environ.pop(PATH_VARIABLE, None)
+    if first:
+        os.environ["PATH"] = first + os.pathsep + os.environ.get("PATH", os.defpath)
+        # @conda looks for one, and would make it with a line in the task's log.
+        os.makedirs(".metaflow", exist_ok=True)
     if code:
         copy_code(code[0], os.getcwd())
     waker, wakened = os.pipe()

@@ -10,6 +10,9 @@ from typing import Any
 
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HOST_NAME = re.compile(r"[A-Za-z0-9*]([A-Za-z0-9.\-*]*[A-Za-z0-9])?(:\d+)?")
+PACKAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(\[[A-Za-z0-9._, -]+\])?")
+VERSION = re.compile(r"[A-Za-z0-9.*+!=<>~, -]+")
+PYTHON = re.compile(r"3\.\d{1,2}(\.\d{1,2})?")
 # A secret for every host there is would be none.
 SECRET_HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.\-]*[A-Za-z0-9])?")
 NETWORKS = ("none", "host", "public")
@@ -17,6 +20,7 @@ ISOLATIONS = ("process", "container", "vm")
 DATASTORE_ACCESS = ("relay", "direct")
 ON_FAILURE = "on-failure"
 KEEP = ("never", ON_FAILURE)
+MOUNTS = 'is "/here:/inside", "/here:/inside:rw", or a list of these or of {"local", "remote", "mode"}'
 
 # The attributes and their units, in the order of the documentation.
 ATTRIBUTES = (
@@ -28,6 +32,10 @@ ATTRIBUTES = (
     "gpu",
     "timeout",
     "env",
+    "mounts",
+    "packages",
+    "requirements",
+    "python",
     "secrets",
     "network",
     "isolation",
@@ -127,6 +135,60 @@ def environment(value: Any) -> dict[str, str]:
     return {name: str(content) for name, content in variables.items()}
 
 
+def mounts(value: Any) -> list[dict[str, str]]:
+    """What of the launcher's is shown inside, each as local, remote and mode; places are checked later."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    entries = [value] if isinstance(value, (str, Mapping)) else value
+    if not isinstance(entries, (list, tuple)):
+        raise InvalidAttribute(MOUNTS)
+    return [_mount(entry) for entry in entries]
+
+
+def _mount(entry: Any) -> dict[str, str]:
+    if isinstance(entry, str):
+        entry = dict(zip(("local", "remote", "mode"), entry.split(":", 2)))  # noqa: B905 -- the mode may be left out
+    if not isinstance(entry, Mapping) or not {"local", "remote"} <= {*entry} <= {"local", "remote", "mode"}:
+        raise InvalidAttribute(MOUNTS)
+    mount = {"mode": "ro", **entry}
+    if mount["mode"] not in ("ro", "rw") or not all(is_path(mount[side]) for side in ("local", "remote")):
+        raise InvalidAttribute(MOUNTS)
+    return mount
+
+
+def is_path(value: Any) -> bool:
+    """Whether it can be the text of a path."""
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
+
+
+def packages(value: Any) -> dict[str, str]:
+    """Names of packages and their versions, as specifiers; an empty one is any version."""
+    named = mapping(value)
+    for name, version in named.items():
+        if not PACKAGE.fullmatch(name) or not isinstance(version, (str, type(None))):
+            raise InvalidAttribute(f'names {name!r}: {version!r}; packages are {{"pandas": "2.2.3"}}')
+        if version and not VERSION.fullmatch(version):
+            raise InvalidAttribute(f'names {name} {version!r}; versions are "2.2.3", ">=2,<3" or ""')
+    return {name: _specifier(version or "") for name, version in named.items()}
+
+
+def _specifier(version: str) -> str:
+    plain = version.replace(" ", "")
+    if plain in ("", "*"):
+        return ""
+    return plain if plain[0] in "<>=!~" else f"=={plain}"
+
+
+def python_version(value: Any) -> str:
+    """A version of Python 3, as X.Y or X.Y.Z."""
+    if not isinstance(value, str) or not PYTHON.fullmatch(value.strip()):
+        raise InvalidAttribute('is a version of Python as text, such as "3.12"')
+    return value.strip()
+
+
 def secrets(value: Any) -> dict[str, tuple[str, ...]]:
     """Names of the launcher's environment variables, each with the hosts that its value may be sent to."""
     hosts_of = mapping(value)
@@ -170,6 +232,10 @@ PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "gpu": count,
     "timeout": seconds,
     "env": environment,
+    "mounts": mounts,
+    "packages": packages,
+    "requirements": text,
+    "python": python_version,
     "secrets": secrets,
     "network": network,
     "isolation": one_of(*ISOLATIONS),
@@ -178,6 +244,11 @@ PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "backend_options": mapping,
     "keep": one_of(*KEEP),
 }
+
+
+def asks_for_packages(attributes: Mapping[str, Any]) -> bool:
+    """Whether a step asks for packages or a Python of its own; an empty mapping asks for a bare one."""
+    return any(attributes[name] is not None for name in ("packages", "requirements", "python"))
 
 
 def parse(name: str, value: Any) -> Any:

@@ -6,7 +6,7 @@ import ipaddress
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from metaflow import metaflow_config
@@ -40,6 +40,10 @@ class DirectAccess:
     network: str | tuple[str, ...]
     settings: DirectSettings
     variables: Mapping[str, str]
+
+    def with_libraries(self) -> DirectAccess:
+        """The same, with a boto3 of its own."""
+        return replace(self, settings=replace(self.settings, libraries=libraries()))
 
     def of_task(self, task: TaskIdentity) -> dict[str, str]:
         """The variables of one task."""

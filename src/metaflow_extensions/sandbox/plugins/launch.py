@@ -19,13 +19,16 @@ from ..backends import registry
 from ..backends.interface import Backend, Feature, SandboxSpec, Secret
 from ..backends.python_env import discover
 from ..errors import UnsupportedOption
+from ..packages.cache import PackageCache, default_directory
 from ..relay.policy import TaskIdentity
 from ..relay.services import SecretSource
-from ..supervisor.protocol import RunSettings, TaskSettings
+from ..supervisor.protocol import Packages, RunSettings, TaskSettings
 from .attributes import ON_FAILURE
 from .code_package import copy_code
 from .direct_access import DatastoreAccess, DirectAccess
 from .libraries import libraries
+from .made_environment import MadeEnvironment, own_packages
+from .mounts import as_mounts, check_mounts, parse_uploads
 from .settings import number, rate, setting
 from .step_environment import card_root, step_environment
 from .supervisor_link import SupervisorLink
@@ -45,6 +48,7 @@ class StepOptions:
     executable: str | None
     keep: bool = False
     direct: DirectAccess | None = None
+    packages: Packages | None = None
 
 
 class RunLaunch:
@@ -71,8 +75,10 @@ class RunLaunch:
         self._datastore = (flow_datastore.TYPE, flow_datastore.datastore_root)
         self._access = DatastoreAccess(self._flow, self._run_id, self._datastore)
         self._metadata = system_context.metadata
-        flow_directory = Path(self._script).resolve().parent
+        self._flow_directory = flow_directory = Path(self._script).resolve().parent
         self._python = discover(exclude=[flow_directory])
+        self._cache = PackageCache(default_directory(setting("CACHE")))
+        self._uploads = parse_uploads(setting("UPLOADS"))
         # The flow's own directory is the script's, which Python puts first: nothing there is imported
         # by the supervisor.
         first = Path(sys.path[0] or ".").resolve() if sys.path else None
@@ -82,7 +88,9 @@ class RunLaunch:
         max_code = number("MAX_CODE") << 20
         self._link = SupervisorLink(self._run_settings, lambda target: copy_code(package, target, max_code))
 
-    def prepare(self, step: str, attributes: Mapping[str, Any], asked_by_name: Iterable[str]) -> StepOptions:
+    def prepare(
+        self, step: str, attributes: Mapping[str, Any], asked_by_name: Iterable[str], made: MadeEnvironment
+    ) -> StepOptions:
         """Raise SandboxError unless the step's backend can run here and honour its options.
 
         Limits that only @resources asks for are requests, as everywhere in Metaflow: where the
@@ -113,14 +121,36 @@ class RunLaunch:
             image=attributes["image"],
             gpu=attributes["gpu"],
             network=direct.network if direct else attributes["network"] or "none",
+            mounts=as_mounts(attributes["mounts"] or ()),
             python=self._python if hosted else None,
             options=attributes["backend_options"] or {},
             secrets=tuple(values_of(attributes["secrets"] or {})),
             **limits,
         )
         registry.check_options(spec, backend, name)
+        kind, root = self._datastore
+        check_mounts(
+            spec.mounts,
+            self._flow_directory,
+            Path(root) if kind == "local" else None,
+            [self._cache.directory],
+        )
         keep = attributes["keep"] == ON_FAILURE or bool(self._telling.debug)
-        return StepOptions(name, spec, attributes["env"] or {}, attributes["executable"], keep, direct)
+        chosen = StepOptions(name, spec, attributes["env"] or {}, attributes["executable"], keep, direct)
+        own = own_packages(
+            attributes,
+            spec,
+            backend.features,
+            getattr(backend, "default_image", None),
+            self._flow_directory,
+            made,
+            self._cache,
+        )
+        if own is None:
+            return chosen
+        # The launcher's boto3 is not visible beside packages of the step's own.
+        direct = direct and direct.with_libraries()
+        return replace(chosen, spec=own.spec, packages=own.packages, direct=direct)
 
     def hijack(
         self, cli_args: Any, step: str, options: StepOptions, decorators: Iterable[Any], timeout: float | None
@@ -152,6 +182,8 @@ class RunLaunch:
             executable=options.executable,
             keep=options.keep,
             direct=options.direct.settings if options.direct else None,
+            uploads=self._uploads,
+            packages=options.packages,
         )
         cli_args.entrypoint = [*self._link.entrypoint(settings), *cli_args.entrypoint]
 
@@ -213,6 +245,8 @@ class RunLaunch:
             max_infra_retries=number("MAX_INFRA_RETRIES"),
             max_sandboxes=number("MAX_SANDBOXES"),
             max_rate=rate("MAX_RATE"),
+            cache=str(self._cache.directory),
+            cache_size=number("CACHE_SIZE"),
             artifacts=artifact_mode(),
             artifact_globals=[
                 part.strip() for part in str(setting("ARTIFACT_GLOBALS")).split(",") if part.strip()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .launch import StepOptions
 
 INSIDE_GUEST = "METAFLOW_SANDBOX_GUEST"
+TIMELINE = "sandbox"  # the type of the card that shows samples
 # Seconds that a step has beyond its @timeout, whose own alarm is what @catch and @retry have to see.
 TIMEOUT_GRACE = 60.0
 # Set by @resources; each is the larger of what it and the decorator ask for, as with @kubernetes.
@@ -34,6 +35,10 @@ SEVERAL_TASKS = """\
 Step *{step}* is marked @{name}, and its first task starts the others (@parallel or an unbounded foreach): \
 a sandbox holds one task only. Leave @{name} off this step, and mark the other steps instead of using --with.\
 """
+
+
+def _has_timeline(decorators: list[Any]) -> bool:
+    return any(deco.name == "card" and deco.attributes.get("type") == TIMELINE for deco in decorators)
 
 
 class SandboxException(MetaflowException):
@@ -65,6 +70,14 @@ class SandboxDecorator(StepDecorator):
         Seconds after which the sandbox is ended, whatever the step does.
     env : Dict[str, str], optional, default None
         Environment variables. Nothing else of the launcher's environment is passed in.
+    mounts : Union[str, List[Union[str, Dict[str, str]]]], optional, default None
+        Files and directories to show inside, read-only: `local:remote`, or `local:remote:rw`.
+    packages : Dict[str, str], optional, default None
+        Packages and their versions, which the step runs with instead of the launcher's own.
+    requirements : str, optional, default None
+        A requirements file, beside or instead of `packages`.
+    python : str, optional, default None
+        Version of Python for them, such as `"3.12"`; the launcher's own when unset.
     secrets : Dict[str, Union[str, List[str]]], optional, default None
         Environment variables of the launcher that the step may use and not see, each with the hosts that
         its value may be sent to. Inside they hold placeholders, which become the values on their way out.
@@ -84,6 +97,8 @@ class SandboxDecorator(StepDecorator):
     """
 
     name = "sandbox"
+    # Metaflow resolves @conda and @pypi for the ``target_platform`` of decorators that say so.
+    supports_conda_environment = True
     defaults: ClassVar[dict[str, Any]] = dict.fromkeys(ATTRIBUTES)
     backend_name: ClassVar[str | None] = None
 
@@ -118,6 +133,13 @@ class SandboxDecorator(StepDecorator):
         """Return the name alone: the options stay with the launcher, out of every task's command line."""
         return self.name
 
+    @property
+    def target_platform(self) -> str:
+        """Conda's name of the platform inside."""
+        from .conda_steps import target_platform
+
+        return target_platform(metaflow_config.SANDBOX_TARGET_PLATFORM, self.attributes["backend"])
+
     def step_init(
         self,
         flow: Any,
@@ -132,6 +154,7 @@ class SandboxDecorator(StepDecorator):
         self._step = step
         self._decorators = decos
         self._flow_datastore = flow_datastore
+        self._environment = environment
         self._active = self._is_the_one(step, decos)
         for other in decos:
             if other.name in ("batch", "kubernetes") and self._active:
@@ -166,12 +189,15 @@ class SandboxDecorator(StepDecorator):
             return
         # Only the scheduler needs it: every other process of Metaflow imports this module, too.
         from .launch import RunLaunch
+        from .made_environment import MadeEnvironment
 
         try:
             self._launch = RunLaunch.of_run(
                 flow, package, run_id, self._flow_datastore, self.attributes["backend"]
             )
-            self._options = self._launch.prepare(self._step, self.attributes, self._asked_by_name)
+            step = getattr(flow, self._step)
+            made = MadeEnvironment(self._environment, step, self.target_platform, self._decorators)
+            self._options = self._launch.prepare(self._step, self.attributes, self._asked_by_name, made)
         except SandboxError as error:
             self.runtime_finished(error)
             raise SandboxException(f"Step *{self._step}*: {error}") from error
@@ -219,7 +245,13 @@ class SandboxDecorator(StepDecorator):
         inputs: Any,
     ) -> None:
         """Fail closed: user code outside a sandbox is not run."""
-        if os.environ.get(INSIDE_GUEST) or retry_count > max_retries:
+        if os.environ.get(INSIDE_GUEST):
+            if self._active and _has_timeline(self._decorators):
+                from .samples import start_sampling
+
+                start_sampling()
+            return
+        if retry_count > max_retries:
             return
         sys.stderr.write(NOT_IN_A_SANDBOX.format(step=step_name, name=self.name))
         sys.stderr.flush()

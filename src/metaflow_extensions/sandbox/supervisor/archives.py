@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..guest.unpack import SIZE
-from .inside import BOOTSTRAP, CODE, LIBRARIES, S3_LIBRARIES
+from .inside import BOOTSTRAP, CODE, INSIDE, LIBRARIES, S3_LIBRARIES
 
 if TYPE_CHECKING:
     from tarfile import TarInfo
@@ -67,13 +67,29 @@ def task_archive(files: Mapping[str, Path], directory: Path) -> Path:
     return path
 
 
+def pack(environment: Path, target: Path, place: PurePosixPath) -> None:
+    """Write a compressed archive of a step's packages, which are at ``place`` inside."""
+    import tarfile
+
+    name = str(place.relative_to(INSIDE)) if INSIDE in place.parents else str(place)
+    with tarfile.open(target, "w:gz", compresslevel=1) as archive:
+
+        def named(member: TarInfo) -> TarInfo:
+            # An absolute path, which archives have no leading slash of unless it is put there.
+            member.name = name + member.name[1:]
+            return _anonymous(member)
+
+        archive.add(environment, "e", filter=named)
+
+
 def framed(*archives: Path) -> Iterator[bytes]:
-    """Each archive behind its length, in pieces."""
+    """Each archive behind its length, in pieces; a length of 0 ends them."""
     for archive in archives:
         yield SIZE.pack(archive.stat().st_size)
         with archive.open("rb") as source:
             while chunk := source.read(CHUNK):
                 yield chunk
+    yield SIZE.pack(0)
 
 
 def _anonymous(member: TarInfo) -> TarInfo:

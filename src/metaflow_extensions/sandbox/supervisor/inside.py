@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from .. import guest
 from ..guest.credentials import FILE_VARIABLE
-from ..guest.run import ADDRESS_VARIABLE
+from ..guest.run import ADDRESS_VARIABLE, PATH_VARIABLE
 from ..guest.unpack import MOUNTED_AT
 from .protocol import RunSettings, TaskSettings
 
@@ -20,6 +20,7 @@ S3_LIBRARIES = "s3"
 CREDENTIALS = "s3.json"
 CONFIGURATION = "aws.config"
 CERTIFICATES = "authorities.pem"
+ENVIRONMENT = "env"  # the step's packages
 BOOTSTRAP = Path(guest.__file__).with_name("bootstrap.py")
 PYTHON = "python3"  # of an image
 # Options of Metaflow's command for a step that name a file of the launcher, and its name inside.
@@ -33,28 +34,36 @@ def files_of(argv: Sequence[str]) -> dict[str, Path]:
 
 def interpreter(task: TaskSettings, argv: Sequence[str]) -> str:
     """The Python inside: the step's executable=, the launcher's own, or the image's."""
-    return task.executable or (argv[0] if task.spec.python else PYTHON)
+    if task.spec.python and not task.hosted:
+        return str(task.spec.python.executable)
+    return task.executable or (argv[0] if task.hosted else PYTHON)
 
 
 def bootstrap(task: TaskSettings) -> str:
     """Path of the guest's first script, where it is mounted."""
-    if task.spec.python:
+    if task.hosted:
         return str(BOOTSTRAP)
     return str(INSIDE / LIBRARIES / "metaflow_extensions/sandbox/guest" / BOOTSTRAP.name)
 
 
-def step_words(run: RunSettings, task: TaskSettings, argv: Sequence[str]) -> list[str]:
-    """The step's command line with paths as they are inside."""
+def step_words(
+    run: RunSettings, task: TaskSettings, argv: Sequence[str], packages: PurePosixPath | None = None
+) -> list[str]:
+    """The step's command line with paths as they are inside, where ``packages`` is the step's environment."""
     words = [Path(word).name if word == run.script else word for word in argv]
     for option, name in FILES.items():
         if option in words:
             words[words.index(option) + 1] = str(INSIDE / name)
-    return [interpreter(task, argv), *words[1:]]
+    python = str(packages / "bin" / PYTHON) if packages else interpreter(task, argv)
+    return [python, *words[1:]]
 
 
-def step_variables(task: TaskSettings) -> Mapping[str, str]:
-    """The step's whole environment."""
+def step_variables(task: TaskSettings, packages: PurePosixPath | None = None) -> Mapping[str, str]:
+    """The step's whole environment; ``packages`` as above."""
     variables = {**task.env, ADDRESS_VARIABLE: f"unix:{INSIDE / RELAY}"}
+    if packages:
+        variables[PATH_VARIABLE] = str(packages / "bin")
+        variables["PYTHONNOUSERSITE"] = "1"
     if task.direct:
         variables[FILE_VARIABLE] = str(INSIDE / CREDENTIALS)
         variables["AWS_CONFIG_FILE"] = str(INSIDE / CONFIGURATION)
@@ -62,7 +71,7 @@ def step_variables(task: TaskSettings) -> Mapping[str, str]:
             variables["AWS_CA_BUNDLE"] = str(INSIDE / CERTIFICATES)
         if task.direct.libraries:
             variables["METAFLOW_SANDBOX_S3_LIBRARIES"] = str(INSIDE / S3_LIBRARIES)
-    if not task.spec.python:
+    if not task.hosted:
         given = variables.get("PYTHONPATH")
         variables["PYTHONPATH"] = ":".join([str(INSIDE / LIBRARIES), *([given] if given else [])])
     return variables

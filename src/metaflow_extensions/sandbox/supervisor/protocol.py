@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..backends.interface import Mount, PythonEnvironment, SandboxSpec, Secret
+from ..packages.lock import Lock
 from ..relay.policy import TaskIdentity
 from ..relay.services import SecretSource
 
@@ -25,7 +26,7 @@ class RunSettings:
     socket in it, ``datastore`` is TYPE@ROOT, sizes are in MiB. ``max_sandboxes`` at once and ``max_rate`` a
     second are of each backend, 0 for any. ``backends`` are imported ahead.
     ``libraries`` map where Metaflow and its extensions are to be, below a directory of the search path, to
-    where they are on the launcher.
+    where they are on the launcher. ``cache`` is the directory for packages.
     """
 
     flow: str
@@ -53,6 +54,57 @@ class RunSettings:
     debug: str = ""
     keep_for: float = 900.0
     trace: dict[str, str] = field(default_factory=dict)
+    cache: str = ""
+    cache_size: int = 20 * 1024
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file to be copied to ``remote``, with execute permission or without, None for its own."""
+
+    local: Path
+    remote: PurePosixPath
+    executable: bool | None = None
+
+
+@dataclass(frozen=True)
+class CondaFiles:
+    """What Metaflow has resolved and fetched for one of its environments, by the name of each file inside.
+
+    ``names`` are its packages, ``files`` map conda/CHANNEL/FILE and pypi/FILE to where they are.
+    """
+
+    id: str
+    platform: str
+    names: list[str]
+    files: dict[str, str]
+    micromamba: str | None = None
+
+
+@dataclass(frozen=True)
+class Packages:
+    """What a step runs with instead of the launcher's environment, and its name in the cache."""
+
+    key: str
+    lock: Lock | None = None
+    conda: CondaFiles | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the cache says of it."""
+        if self.conda:
+            return {"python": "of conda", "packages": self.conda.names}
+        assert self.lock is not None
+        return {"python": self.lock.python, "packages": self.lock.names}
+
+    @property
+    def recorded(self) -> str:
+        """What the task's metadata says of it."""
+        if self.conda:
+            content = {"id": self.conda.id, "platform": self.conda.platform, "packages": self.conda.names}
+            return json.dumps(content)
+        assert self.lock is not None
+        return self.lock.recorded()
 
 
 @dataclass(frozen=True)
@@ -88,6 +140,13 @@ class TaskSettings:
     executable: str | None = None
     keep: bool = False
     direct: DirectSettings | None = None
+    uploads: list[Upload] = field(default_factory=list)
+    packages: Packages | None = None
+
+    @property
+    def hosted(self) -> bool:
+        """Whether the step runs in the launcher's own Python environment, Metaflow included."""
+        return self.spec.python is not None and self.packages is None
 
 
 @dataclass(frozen=True)
@@ -119,6 +178,16 @@ def _task(fields: dict[str, Any]) -> TaskSettings:
     fields["secrets"] = [SecretSource(**source) for source in fields["secrets"]]
     if fields["direct"] is not None:
         fields["direct"] = DirectSettings(**fields["direct"])
+    fields["uploads"] = [
+        Upload(Path(file["local"]), PurePosixPath(file["remote"]), file["executable"])
+        for file in fields["uploads"]
+    ]
+    if fields["packages"] is not None:
+        packages = fields["packages"]
+        lock, conda = packages["lock"], packages["conda"]
+        fields["packages"] = Packages(
+            packages["key"], lock and Lock.from_json(lock), conda and CondaFiles(**conda)
+        )
     spec = fields["spec"]
     spec["mounts"] = [
         Mount(Path(mount["source"]), PurePosixPath(mount["target"]), mount["read_only"])

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from ..backends.interface import Backend, SandboxSpec
 from ..units import on_one_line
 from .journal import Phase
+from .protocol import TaskSettings
 
 Values = dict[str, str]
 # Each phase of a task's time, and the moments between which it is.
@@ -80,10 +81,13 @@ class TaskRecord:
             if start in self._times and end in self._times
         ]
 
+    def startup(self) -> Values:
+        """The field to register when the step starts, for cards, which are made before its end."""
+        return {"sandbox-startup": self._phases("queue", "open", "boot")}
+
     def measurements(self) -> Values:
         """The fields to register once the sandbox is closed."""
-        phases = {name: round(self.seconds(*self.phase(name)), 4) for name in PHASES}
-        values = {"sandbox-timings": json.dumps(phases)}
+        values = {"sandbox-timings": self._phases(*PHASES)}
         figures = self.figures()
         if figures.get("peak_memory") is not None:
             values["sandbox-peak-memory-mib"] = f"{figures['peak_memory']:.1f}"
@@ -95,6 +99,9 @@ class TaskRecord:
         if self.outcome:
             values["sandbox-outcome"] = on_one_line(self.outcome[:OUTCOME_LENGTH])
         return values
+
+    def _phases(self, *names: str) -> str:
+        return json.dumps({name: round(self.seconds(*self.phase(name)), 4) for name in names})
 
 
 def identity(name: str, backend: Backend, sandbox_id: str, spec: SandboxSpec) -> Values:
@@ -109,6 +116,13 @@ def identity(name: str, backend: Backend, sandbox_id: str, spec: SandboxSpec) ->
         "sandbox-network": network_label(spec),
         "sandbox-limits": json.dumps(limits),
     }
+
+
+def packages_of(task: TaskSettings) -> Values:
+    """The fields of a step that has packages of its own: the environment's name, and what it is made of."""
+    if task.packages is None:
+        return {}
+    return {"sandbox-environment": task.packages.key, "sandbox-lock": task.packages.recorded}
 
 
 def network_label(spec: SandboxSpec) -> str:

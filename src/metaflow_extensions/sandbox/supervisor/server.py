@@ -17,17 +17,20 @@ from pathlib import Path
 from ..backends import registry
 from ..backends.interface import Backend
 from ..errors import SandboxError, UnsupportedOption
+from ..packages.cache import PackageCache
 from ..relay.services import Services
 from . import run_directories
 from .archives import Archives
+from .environments import Environments
 from .governor import Governor
 from .journal import Journal
+from .outcome import Outcome
 from .output import OURS
 from .protocol import CodeSettings, RunSettings, TaskSettings, decode
 from .reaper import BACKENDS, CLOSING, destroy_all
 from .run_context import RunContext
 from .shim import ENDED
-from .task import Outcome, TaskRun
+from .task import TaskRun
 from .visits import VISITS, receive_visitor
 from .watcher import Watcher
 
@@ -67,6 +70,7 @@ class Server:
             self._code_directory,
             Archives(Path(settings.directory), settings.libraries),
             self._governor,
+            Environments(PackageCache(Path(settings.cache)), (settings.cache_size << 20) or sys.maxsize),
             self._journal,
         )
 

@@ -2,52 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-import random
 import shutil
 import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..backends import owner
-from ..backends.interface import Backend, Process, Sandbox, SandboxSpec, Stream
-from ..errors import SandboxError, SandboxLost, StartFailed
+from ..backends.interface import Backend, Sandbox, SandboxSpec, Stream
+from ..errors import SandboxError
 from ..relay.intake import Intake
 from ..relay.policy import Policy
 from ..relay.server import TaskRelay
 from ..relay.vetting import ArtifactPolicy
 from . import words
 from .direct import DirectTask
+from .ending import Ending
+from .environments import Environment, Workshop
 from .inside import files_of, interpreter
 from .kept import Kept
+from .outcome import Outcome, tried
 from .output import OutputSink
 from .protocol import TaskSettings
-from .reaper import LABEL
-from .record import identity, launcher_facts
+from .record import identity, launcher_facts, packages_of
 from .run_context import RunContext
 from .story import Story
 from .tail import Tail
 from .transports import Surroundings, Transport, transport
+from .uploads import upload
 
 NOT_EXECUTED = (126, 127)  # what shells and inits end with when a program is not there
 GRACE = 3.0  # seconds between a signal and the end; Metaflow's scheduler kills after 5
 HEAR_OUT = 2.0  # seconds for the guest's last words, sent before its process ended
-BACKOFF = 1.0  # seconds before the second try, doubled for each further one
-MAX_BACKOFF = 60.0  # seconds
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a task ended, for its shim: an exit code, or the signal that ended the step."""
-
-    code: int
-    signal: int = 0
 
 
 class TaskRun:
@@ -60,17 +52,14 @@ class TaskRun:
         self._sink = OutputSink({Stream.STDOUT: out, Stream.STDERR: err}, run.settings.max_output << 20)
         self._relay: TaskRelay | None = None
         self._direct: DirectTask | None = None
-        self._process: Process | None = None
-        self._cancelled = threading.Event()
+        self._ending = Ending(run.watcher)
         self._signalled = 0
         self._user_code_started = False
         self._finished = False
-        self._timed_out = False
         self._guest_signal: int | None = None
         self._guest_ended = False
         self._sandbox: Sandbox | None = None
         self._kept: Kept | None = None
-        self._call_off_timeout: Callable[[], None] = lambda: None
         self._story = Story(run.journal, task, self._sink, quiet=run.settings.quiet)
         self._debug = run.debug_files(task.identity)
 
@@ -86,22 +75,10 @@ class TaskRun:
 
     def cancel(self) -> None:
         """Nobody waits for this task any more: end its sandbox."""
-        if not self._cancelled.is_set():
-            self._cancelled.set()
-            # A provider's kill may take seconds, and the watcher must not wait.
-            threading.Thread(target=self._kill, daemon=True).start()
+        self._ending.cancel()
 
     def _release(self) -> None:
         self.signal_guest(signal.SIGTERM)
-
-    def _expire(self) -> None:
-        self._timed_out = True
-        threading.Thread(target=self._kill, daemon=True).start()
-
-    def _kill(self) -> None:
-        process = self._process
-        if process is not None:
-            process.kill()
 
     # --- the relay's witness ------------------------------------------------------------------
 
@@ -114,7 +91,8 @@ class TaskRun:
         """Record where it runs, while it runs."""
         assert self._sandbox is not None
         backend = self._run.backend(self._task.backend)
-        self._register(identity(self._task.backend, backend, self._sandbox.id, self._task.spec))
+        known = identity(self._task.backend, backend, self._sandbox.id, self._task.spec)
+        self._register({**known, **packages_of(self._task), **self._story.record.startup()})
         if self._direct:
             self._direct.watch()
 
@@ -126,7 +104,7 @@ class TaskRun:
     def kept(self) -> None:
         """The step has failed, and what it left stays for a while."""
         assert self._sandbox is not None
-        self._call_off_timeout()
+        self._ending.call_off()
         keep_for = self._run.settings.keep_for
         self._kept = Kept(Path(self._run.settings.directory), self._sandbox.id, keep_for, self._sink)
         self._run.watcher.call_at(time.monotonic() + keep_for, self._release)
@@ -174,10 +152,6 @@ class TaskRun:
         except SandboxError as error:
             self._sink.say(f"{type(error).__name__}: {error}")
             outcome = Outcome(1)
-        except OSError as error:
-            log.exception("%s", self._task.identity.key)
-            self._sink.say(f"the sandbox could not be made or read: {error}")
-            outcome = Outcome(1)
         except Exception as error:
             # A backend is foreign code, and its shim must not wait for an answer in vain.
             log.exception("%s", self._task.identity.key)
@@ -189,26 +163,29 @@ class TaskRun:
 
     def _execute(self) -> Outcome:
         tries = self._run.settings.max_infra_retries + 1
-        for number in range(1, tries + 1):
-            try:
-                return self._attempt()
-            except (StartFailed, SandboxLost) as error:  # noqa: PERF203 -- that is the loop
-                if self._user_code_started or self._cancelled.is_set() or number == tries:
-                    raise
-                # Jitter, so that the tasks of a foreach do not come back all at once.
-                pause = min(MAX_BACKOFF, BACKOFF * 2 ** (number - 1)) * random.uniform(0.5, 1.5)  # noqa: S311
-                self._story.again(error, pause)
-                self._sink.say(
-                    f"{type(error).__name__}: {error}\n"
-                    f"No user code has run: trying again in {pause:.1f} s ({number} of {tries - 1})."
-                )
-                if self._cancelled.wait(pause):
-                    raise
-        raise AssertionError("unreachable")
+        return tried(
+            self._attempt, tries, lambda: self._user_code_started or self._ending.cancelled(), self._again
+        )
+
+    def _again(self, error: SandboxError, number: int, pause: float) -> bool:
+        self._story.again(error, pause)
+        self._sink.say(words.trying_again(error, pause, number, self._run.settings.max_infra_retries))
+        return self._ending.wait(pause)
 
     def _attempt(self) -> Outcome:
+        backend = self._run.backend(self._task.backend)
+        workshop = Workshop(
+            backend,
+            lambda spec: self._made(backend, lambda: spec),
+            self._ending.running,
+            self._story.progress,
+            self._ending.cancelled,
+        )
+        with self._run.environments.of(self._task, self._argv, workshop) as environment:
+            return self._attempt_with(environment, backend)
+
+    def _attempt_with(self, environment: Environment | None, backend: Backend) -> Outcome:
         task, settings = self._task, self._run.settings
-        backend = self._run.backend(task.backend)
         directory = Path(settings.directory, f"t{abs(hash(task.identity)):x}-{threading.get_ident():x}")
         directory.mkdir()
         intake = Intake(
@@ -247,14 +224,15 @@ class TaskRun:
                 self._run.code,
                 self._run.archives,
                 lambda: self._files(directory),
+                environment,
             ),
         )
         try:
             try:
-                outcome = self._with_sandbox(backend, way)
+                outcome = self._with_sandbox(backend, way, directory)
             finally:
                 if self._direct and self._user_code_started:
-                    self._direct.settle(cancelled=self._cancelled.is_set())
+                    self._direct.settle(cancelled=self._ending.cancelled())
             if outcome == Outcome(0) and not self._finished:
                 self._conclude(words.UNFINISHED)
                 return Outcome(1)
@@ -264,22 +242,22 @@ class TaskRun:
             self._relay.close()
             shutil.rmtree(directory)
 
-    def _with_sandbox(self, backend: Backend, way: Transport) -> Outcome:
-        with self._run.governor(self._task.backend).sandbox(
-            lambda: self._open(backend, way.spec()), self._story.progress, self._cancelled.is_set
-        ) as self._sandbox:
+    def _with_sandbox(self, backend: Backend, way: Transport, directory: Path) -> Outcome:
+        with self._made(backend, way.spec) as self._sandbox:
             try:
-                return self._in_sandbox(backend, self._sandbox, way)
+                return self._in_sandbox(backend, self._sandbox, way, directory)
             finally:
                 self._close(self._sandbox)
 
+    def _made(
+        self, backend: Backend, spec: Callable[[], SandboxSpec]
+    ) -> contextlib.AbstractContextManager[Sandbox]:
+        return self._run.governor(self._task.backend).sandbox(
+            lambda: self._open(backend, spec()), self._story.progress, self._ending.cancelled
+        )
+
     def _open(self, backend: Backend, spec: SandboxSpec) -> Sandbox:
-        labels = {
-            **spec.labels,
-            **owner.labels(),
-            LABEL: Path(self._run.settings.directory).name,
-            "backend": self._task.backend,
-        }
+        labels = {**spec.labels, **self._run.labels, "backend": self._task.backend}
         self._story.opening()
         return backend.open(dataclasses.replace(spec, labels=labels, tell=self._story.progress))
 
@@ -297,46 +275,43 @@ class TaskRun:
         if self._user_code_started:
             self._register(self._story.record.measurements())
 
-    def _in_sandbox(self, backend: Backend, sandbox: Sandbox, way: Transport) -> Outcome:
+    def _in_sandbox(self, backend: Backend, sandbox: Sandbox, way: Transport, directory: Path) -> Outcome:
         try:
-            outcome = self._with_guest(backend, sandbox, way)
+            outcome = self._with_guest(backend, sandbox, way, directory)
         except SandboxError as error:
             if not self._kept:
                 self._story.record.outcome = f"{type(error).__name__}: {error}"
                 raise
             outcome = Outcome(1)  # somebody has seen enough of it, and ended it
         if not self._story.record.outcome:
-            code, number = outcome.code, outcome.signal
-            self._story.record.outcome = f"ended by signal {number}" if number else f"exit code {code}"
-        if outcome.code and self._user_code_started and not (self._task.keep or self._cancelled.is_set()):
+            self._story.record.outcome = str(outcome)
+        if outcome.code and self._user_code_started and not (self._task.keep or self._ending.cancelled()):
             self._story.progress(words.HOW_TO_KEEP)
         return outcome
 
-    def _with_guest(self, backend: Backend, sandbox: Sandbox, way: Transport) -> Outcome:
+    def _with_guest(self, backend: Backend, sandbox: Sandbox, way: Transport, directory: Path) -> Outcome:
         task, command = self._task, way.command()
         if self._debug:
             self._debug.command(command, way.spec())
             self._story.progress(f"debug: {self._debug.directory}")
+        upload(sandbox, task.uploads, directory)
         process = sandbox.start(command)
-        self._process = process
         self._story.opened(backend, sandbox.id)
-        if self._cancelled.is_set():
-            process.kill()
+        self._ending.running(process)
         if task.timeout is not None:
-            deadline = time.monotonic() + task.timeout
-            self._call_off_timeout = self._run.watcher.call_at(deadline, self._expire)
+            self._ending.expire_after(task.timeout)
         try:
             for output in way.output(process):
                 self._sink.feed(output)
             return self._outcome(process.wait())
         finally:
-            self._call_off_timeout()
+            self._ending.call_off()
 
     def _outcome(self, code: int) -> Outcome:
-        if self._timed_out:
+        if self._ending.timed_out:
             self._conclude(words.timed_out(self._task.timeout))
             return Outcome(1)
-        if self._cancelled.is_set():
+        if self._ending.cancelled():
             self._story.record.outcome = "cancelled"
             return Outcome(1, self._signalled)
         # In direct mode the launcher marks what is done, once the sandbox is gone.
@@ -362,15 +337,13 @@ class TaskRun:
         self._story.record.outcome = why
 
     def _files(self, directory: Path) -> Mapping[str, Path]:
-        python = interpreter(self._task, self._argv)
-        return {**files_of(self._argv), **(self._direct.files(directory, python) if self._direct else {})}
+        own = self._direct.files(directory, interpreter(self._task, self._argv)) if self._direct else {}
+        return {**files_of(self._argv), **own}
 
     def _register(self, values: Mapping[str, str]) -> None:
-        identity = self._task.identity
-        tags = [f"attempt_id:{identity.attempt}"]
+        task = self._task.identity
+        facts = [(name, value, name, [f"attempt_id:{task.attempt}"]) for name, value in values.items()]
         try:
-            self._run.services().register_metadata(
-                identity, [(name, value, name, tags) for name, value in values.items()]
-            )
+            self._run.services().register_metadata(task, facts)
         except Exception as error:  # noqa: BLE001 -- the metadata provider's own errors are its to name
             self.failed("register_metadata", error)

@@ -7,7 +7,7 @@ import dataclasses
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from ..backends.interface import Command, Feature, Mount, Output, Process, SandboxSpec, Stream
@@ -15,6 +15,7 @@ from ..guest import stdio, unpack
 from ..relay.server import TaskRelay
 from ..relay.stdio import StdioRelay
 from .archives import Archives, framed, task_archive
+from .environments import Environment
 from .inside import (
     CODE,
     INSIDE,
@@ -46,6 +47,12 @@ class Surroundings:
     code: Callable[[], Path]
     archives: Archives
     files: Callable[[], Mapping[str, Path]]
+    environment: Environment | None = None
+
+    @property
+    def packages(self) -> PurePosixPath | None:
+        """Where the step's packages are inside."""
+        return self.environment.place if self.environment else None
 
 
 class Transport(Protocol):
@@ -81,7 +88,9 @@ class Mounts:
         here = self._here
         mounts = [*here.task.spec.mounts, Mount(here.code(), INSIDE / CODE)]
         mounts.append(Mount(here.directory / RELAY, INSIDE / RELAY, read_only=False))
-        if not here.task.spec.python:
+        if here.environment:
+            mounts.append(Mount(here.environment.directory, here.environment.place))
+        if not here.task.hosted:
             mounts += [
                 Mount(Path(source), INSIDE / LIBRARIES / name) for name, source in here.run.libraries.items()
             ]
@@ -98,11 +107,11 @@ class Mounts:
     def command(self) -> Command:
         """The guest's bootstrap."""
         here = self._here
-        words = step_words(here.run, here.task, here.argv)
+        words = step_words(here.run, here.task, here.argv, here.packages)
         python = interpreter(here.task, here.argv)
         return Command(
             [python, "-I", "-S", bootstrap(here.task), str(INSIDE / CODE), "--", *words],
-            env=step_variables(here.task),
+            env=step_variables(here.task, here.packages),
         )
 
     def output(self, process: Process) -> Iterable[Output]:
@@ -128,11 +137,11 @@ class Pipes:
     def command(self) -> Command:
         """A program that unpacks what comes over stdin."""
         here = self._here
-        words = step_words(here.run, here.task, here.argv)
+        words = step_words(here.run, here.task, here.argv, here.packages)
         program = Path(unpack.__file__).read_text()
         return Command(
             [interpreter(here.task, here.argv), "-I", "-S", "-c", program, str(INSIDE / CODE), "--", *words],
-            env=step_variables(here.task),
+            env=step_variables(here.task, here.packages),
             stdin=True,
         )
 
@@ -141,8 +150,11 @@ class Pipes:
         here = self._here
         channels = StdioRelay(self._relay.accept, process.send)
         libraries = here.task.direct.libraries if here.task.direct else ""
-        run = here.archives.of_run(here.code(), hosted=here.task.spec.python is not None, s3=libraries)
-        channels.send_ahead(framed(run, task_archive(here.files(), here.directory)))
+        archives = [here.archives.of_run(here.code(), hosted=here.task.hosted, s3=libraries)]
+        archives.append(task_archive(here.files(), here.directory))
+        if here.environment:
+            archives.append(here.environment.archive())
+        channels.send_ahead(framed(*archives))
         try:
             for output in process.output():
                 if output.stream is Stream.STDERR:

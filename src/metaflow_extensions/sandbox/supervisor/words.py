@@ -55,8 +55,18 @@ def killed(memory: int | None) -> str:
     return "The step was killed: by something in it, or because this machine ran out of memory."
 
 
+def trying_again(error: Exception, pause: float, number: int, tries: int) -> str:
+    """A try has failed, and another comes in ``pause`` seconds."""
+    return (
+        f"{type(error).__name__}: {error}\n"
+        f"No user code has run: trying again in {pause:.1f} s ({number} of {tries})."
+    )
+
+
 def broken_backend(name: str, error: Exception) -> str:
     """A backend raised what is not in the errors' tree."""
+    if isinstance(error, OSError):
+        return f"the sandbox could not be made or read: {error}"
     return (
         f"The backend {name} failed with {type(error).__name__}: {error}. "
         "That is no failure that it should show: report it to the backend's authors."

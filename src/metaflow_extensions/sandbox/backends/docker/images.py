@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .engine import Engine
 
 POLICIES = ("missing", "always", "never")
 TELL_EVERY = 5.0  # seconds between two lines of progress
+ASK_AGAIN = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds before each further question, while the engine fails
 COMPLAINTS = Complaints(
     denied=("unauthorized", "denied", "authentication required", "forbidden", "401", "403"),
     absent=(
@@ -54,13 +55,19 @@ def ensure(engine: Engine, image: str, policy: str, tell: Callable[[str], None] 
     return found
 
 
-def _inspect(client: docker.APIClient, image: str) -> Mapping[str, Any] | None:
+def _inspect(
+    client: docker.APIClient, image: str, pauses: Sequence[float] = ASK_AGAIN
+) -> Mapping[str, Any] | None:
     try:
         answer: Mapping[str, Any] = client.inspect_image(image)  # type: ignore[no-untyped-call]
     except NotFound:
         return None
     except APIError as error:
-        raise COMPLAINTS.refusal(image, str(error.explanation or error)) from error
+        if not pauses or not error.is_server_error():
+            raise COMPLAINTS.refusal(image, str(error.explanation or error)) from error
+        # Podman 4.3 fails for a moment where another process writes to its storage, as a pull does.
+        time.sleep(pauses[0])
+        return _inspect(client, image, pauses[1:])
     except requests.exceptions.RequestException as error:
         raise StartFailed(f"the engine does not say whether it has the image {image!r}: {error}") from error
     return answer

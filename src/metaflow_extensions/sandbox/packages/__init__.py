@@ -1,0 +1,1 @@
+"""Packages for sandboxed steps: resolved to a lock, fetched by the launcher, kept as environments."""
