@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .artifacts import artifacts
+from .direct import steps_with_a_bucket
 from .flow_runs import foreach, linear
 from .images import FLOOR, steps_in_images
 from .machines import steps_in_machines
@@ -26,6 +27,7 @@ CASES: Mapping[str, Callable[[Path, int], list[Row]]] = {
     "true": true_in_a_sandbox,
     "waiting": waiting_tasks,
     "artifacts": artifacts,
+    "direct": steps_with_a_bucket,
     "packages": second_run,
     "images": steps_in_images,
     "machines": steps_in_machines,

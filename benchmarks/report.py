@@ -45,7 +45,9 @@ class Row:
     def _told(self, value: float | None) -> str:
         if value is None:
             return ""
-        return f"{value:.2f}x" if self.unit == "x" else f"{value:.1f} {self.unit}"
+        if self.unit in ("x", "s"):
+            return f"{value:.2f}{self.unit if self.unit == 'x' else ' s'}"
+        return f"{value:.1f} {self.unit}"
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "passed": self.passed}

@@ -2,9 +2,9 @@
 
 It does what E2B was read to do, with machines of ``machine.py``, for the unmodified SDK, whose own
 generated models make its answers. No image is pulled: whatever is a reference is taken to exist. The
-network of a machine is always cut. It prints its port, and ends with its standard input. ``POST
-/stand-in/faults`` makes it fail as asked, see ``Faults``; ``GET /stand-in/asked`` tells what it was asked
-for.
+network of a machine is cut, unless a fault opens it. It prints its port, and ends with its standard input.
+``POST /stand-in/faults`` makes it fail as asked, see ``Faults``; ``GET /stand-in/asked`` tells what it was
+asked for.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class Faults:
     times, in the ``way`` "abort" (the connection) or "unavailable" (by the daemon); ``lose_input``
     answers to input are lost; ``build`` is why no template can be built. ``second`` is how long E2B's seconds
     are, in seconds, where it counts a sandbox's time to live; with ``expired`` its key is one no more.
+    Machines that may reach the internet share this machine's ``network``.
     """
 
     refuse: int = 0
@@ -96,6 +97,7 @@ class Faults:
     build: str = ""
     second: float = 1.0
     expired: bool = False
+    network: bool = False
 
 
 class Refused(Exception):
@@ -293,7 +295,8 @@ class Server:
         name = f"i{secrets.token_hex(10)}"
         now = datetime.datetime.now(datetime.timezone.utc)
         limits = {"memory": template.memory, "cpus": float(template.cores)}
-        machine = Machine(self.place / name, network=False, **limits)  # type: ignore[arg-type]  # one of each
+        network = self.faults.network and asked.allow_internet_access is not False
+        machine = Machine(self.place / name, network=network, **limits)  # type: ignore[arg-type]  # one of each
         box = Box(name, template, asked.metadata, machine, now, now)
         self.boxes[name] = box
         self.most = max(self.most, len(self.boxes))

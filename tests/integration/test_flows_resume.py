@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,13 +21,16 @@ def tasks_run(process: FlowRun) -> list[str]:
 
 
 def break_and_resume(
-    directory: Path, first: tuple[str, ...], then: tuple[str, ...]
+    directory: Path,
+    first: tuple[str, ...],
+    then: tuple[str, ...],
+    env: Mapping[str, str] | None = None,
 ) -> tuple[FlowRun, Recorded]:
     """Run ResumeFlow until it fails, then resume it; both with their options."""
     flow = place("resume_flow.py", directory, {})
-    broken = run_flow(flow, "run", *first, env=BROKEN, check=False)
+    broken = run_flow(flow, "run", *first, env={**(env or {}), **BROKEN}, check=False)
     assert broken.returncode, broken.output
-    return broken, record(run_flow(flow, "resume", *then), "ResumeFlow")
+    return broken, record(run_flow(flow, "resume", *then, env=env), "ResumeFlow", env)
 
 
 @pytest.fixture(scope="module")

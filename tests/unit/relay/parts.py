@@ -148,6 +148,10 @@ class RememberingServices:
         self.calls.append(("secret", source))
         return {"PASSWORD": "hunter2"}
 
+    def s3_credentials(self, task: TaskIdentity) -> dict[str, str]:
+        self.calls.append(("s3", task))
+        return {"AccessKeyId": "key", "SecretAccessKey": "hunter2"}
+
 
 class Observer:
     """A witness that remembers."""

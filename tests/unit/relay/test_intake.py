@@ -35,10 +35,16 @@ class Inbox:
     """An intake and its storage."""
 
     def __init__(
-        self, place: Path, limits: Limits | None = None, artifacts: ArtifactPolicy | None = None
+        self,
+        place: Path,
+        limits: Limits | None = None,
+        artifacts: ArtifactPolicy | None = None,
+        *,
+        direct: bool = False,
     ) -> None:
         self.storage = DirectoryStorage(place / "data")
-        self.intake = Intake("Flow", place, limits or Limits(), artifacts or ArtifactPolicy())
+        artifacts = artifacts or ArtifactPolicy()
+        self.intake = Intake("Flow", place, limits or Limits(), artifacts, direct=direct)
 
     def take(
         self,
@@ -400,3 +406,18 @@ def test_a_bomb_that_is_vetted(tmp_path: Path) -> None:
     with traced() as peak:
         inbox.take(Kind.OWN, DATA, document({"x": key}))
     assert peak() < 16 << 20
+
+
+def test_direct_blobs_are_what_their_name_says(tmp_path: Path) -> None:
+    """Guards against blobs that the step itself wrote to the datastore under another's name."""
+    inbox = Inbox(tmp_path, direct=True)
+    honest, other = pickle.dumps(True, 4), pickle.dumps(False, 4)
+    inbox.storage.save_bytes(iter([(blob_path(honest), (io.BytesIO(gzip.compress(other)), PACKED))]))
+    with pytest.raises(RelayError, match="hashes to another key"):
+        inbox.intake.hand_in(inbox.storage, DATA, document({"_task_ok": sha1(honest)}), overwrite=True)
+    assert inbox.stored(DATA) is None
+    inbox.storage.save_bytes(
+        iter([(blob_path(honest), (io.BytesIO(gzip.compress(honest)), PACKED))]), overwrite=True
+    )
+    inbox.intake.hand_in(inbox.storage, DATA, document({"_task_ok": sha1(honest)}), overwrite=True)
+    assert inbox.intake.accepted == {"_task_ok": (sha1(honest), "gzip+pickle-v4")}

@@ -834,3 +834,13 @@ def test_frames_are_what_they_were() -> None:
     """Guards against a change of the frames' form, which a guest of another version speaks."""
     assert encode_frame({"verb": "x"}, b"yz") == struct.pack("!II", 12, 2) + b'{"verb":"x"}yz'
     assert base64.b16encode(LENGTHS.pack(1, 2)) == b"0000000100000002"
+
+
+def test_credentials_of_the_datastore(bench: Bench) -> None:
+    """Guards the launcher's keys: only a step in direct mode is given any."""
+    with bench.guest() as guest:
+        assert "refused" in guest.ask(verb="s3_credentials")["error"]
+        assert not bench.services.calls
+        bench.relay.direct = True
+        assert guest.ask(verb="s3_credentials")["credentials"]["SecretAccessKey"] == "hunter2"
+        assert bench.services.calls == [("s3", IDENTITY)]

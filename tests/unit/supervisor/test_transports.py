@@ -13,6 +13,7 @@ import pytest
 from metaflow_extensions.sandbox.backends.interface import Feature, Mount, SandboxSpec
 from metaflow_extensions.sandbox.guest.unpack import SIZE
 from metaflow_extensions.sandbox.supervisor.archives import Archives, framed, task_archive
+from metaflow_extensions.sandbox.supervisor.inside import files_of
 from metaflow_extensions.sandbox.supervisor.protocol import RunSettings
 from metaflow_extensions.sandbox.supervisor.transports import Mounts, Pipes, Surroundings, transport
 from metaflow_extensions.sandbox.supervisor.watcher import Watcher
@@ -54,6 +55,7 @@ def here() -> Iterator[Surroundings]:
             watcher,
             lambda: place / "code",
             Archives(place, run.libraries),
+            lambda: files_of(ARGV),
         )
         watcher.stop()
 
@@ -76,7 +78,8 @@ def test_files_of_options_are_copied(here: Surroundings) -> None:
     """Guards files that Metaflow names on the command line: a copy is shown, not the launcher's own."""
     config = here.directory / "tmpconfig"
     config.write_text("{}")
-    naming = dataclasses.replace(here, argv=[*ARGV, "--local-config-file", str(config)])
+    argv = [*ARGV, "--local-config-file", str(config)]
+    naming = dataclasses.replace(here, argv=argv, files=lambda: files_of(argv))
     way = transport(MOUNTS, Bench(here.directory).relay, naming)
     shown = {str(mount.target): mount for mount in way.spec().mounts}["/run/metaflow-sandbox/config.json"]
     assert shown.source != config

@@ -31,6 +31,7 @@ class Feature(enum.Enum):
     PROCESS_LIMIT = "the number of processes is limited"
     DISK_LIMIT = "writable space is limited"
     GPU = "GPUs can be passed in"
+    REMOTE = "sandboxes are on a provider's machines, far from the launcher and near to its cloud storage"
     SECRETS = "secrets are put into requests on their way out, and never enter"
 
 

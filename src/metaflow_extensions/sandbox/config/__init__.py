@@ -61,6 +61,18 @@ SANDBOX_MAX_RATE = from_conf("SANDBOX_MAX_RATE", "0")
 SANDBOX_ARTIFACTS = from_conf("SANDBOX_ARTIFACTS", "any")
 # More classes for `vetted`, comma-separated: `pandas.*,mypackage.Model`.
 SANDBOX_ARTIFACT_GLOBALS = from_conf("SANDBOX_ARTIFACT_GLOBALS", "")
+# A role whose sessions tasks get, with direct access to the datastore.
+SANDBOX_S3_ROLE_ARN = from_conf("SANDBOX_S3_ROLE_ARN", "")
+# Where STS is, when it is not AWS's: MinIO's endpoint.
+SANDBOX_S3_STS_ENDPOINT = from_conf("SANDBOX_S3_STS_ENDPOINT", "")
+# Seconds of such a session, 900 to 43200.
+SANDBOX_S3_ROLE_DURATION = from_conf("SANDBOX_S3_ROLE_DURATION", "3600")
+# `keep`: give a session token on to R2, which has none of AWS's.
+SANDBOX_S3_SESSION_TOKEN = from_conf("SANDBOX_S3_SESSION_TOKEN", "")
+# A token of Cloudflare's API, for temporary credentials of R2.
+SANDBOX_R2_API_TOKEN = from_conf("SANDBOX_R2_API_TOKEN", "")
+# Where that API is, when it is not Cloudflare's own address.
+SANDBOX_R2_API_URL = from_conf("SANDBOX_R2_API_URL", "")
 # MiB of one artifact, once inflated.
 SANDBOX_MAX_ARTIFACT = from_conf("SANDBOX_MAX_ARTIFACT", "8192")
 # MiB that one task may send.

@@ -48,6 +48,16 @@ if os.environ.get("METAFLOW_SANDBOX_GUEST"):
         ("gcp-secret-manager", ".guest_providers.secrets.GcpRelaySecrets"),
         ("az-key-vault", ".guest_providers.secrets.AzureRelaySecrets"),
     ]
+    if os.environ.get("METAFLOW_SANDBOX_DIRECT_TASK"):
+        # In direct mode the step reaches the datastore itself, and nothing else.
+        DATASTORES_DESC = [("s3", ".guest_providers.direct_storage.S3DirectStorage")]
+        METADATA_PROVIDERS_DESC = [
+            ("local", ".guest_providers.direct_metadata.LocalDirectMetadata"),
+            ("service", ".guest_providers.direct_metadata.ServiceDirectMetadata"),
+            ("spin", ".guest_providers.metadata.SpinRelayMetadata"),
+        ]
+        DATACLIENTS_DESC = []
+        AWS_CLIENT_PROVIDERS_DESC = [("boto3", ".guest_providers.direct_client.DirectClientProvider")]
     SIDECARS_DESC = [
         ("heartbeat", ".guest_providers.sidecars.RelayHeartbeat"),
         ("spot_termination_monitor", ".guest_providers.sidecars.NoSpotMonitor"),

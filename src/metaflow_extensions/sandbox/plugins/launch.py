@@ -25,6 +25,7 @@ from ..relay.services import SecretSource
 from ..supervisor.protocol import Packages, RunSettings, TaskSettings
 from .attributes import ON_FAILURE
 from .code_package import copy_code
+from .direct_access import DatastoreAccess, DirectAccess
 from .libraries import libraries
 from .made_environment import MadeEnvironment, own_packages
 from .mounts import as_mounts, check_mounts, parse_uploads
@@ -46,6 +47,7 @@ class StepOptions:
     env: Mapping[str, str]
     executable: str | None
     keep: bool = False
+    direct: DirectAccess | None = None
     packages: Packages | None = None
 
 
@@ -71,6 +73,7 @@ class RunLaunch:
         self._first_backend = backend or registry.default_name()
         self._script = sys.argv[0]
         self._datastore = (flow_datastore.TYPE, flow_datastore.datastore_root)
+        self._access = DatastoreAccess(self._flow, self._run_id, self._datastore)
         self._metadata = system_context.metadata
         self._flow_directory = flow_directory = Path(self._script).resolve().parent
         self._python = discover(exclude=[flow_directory])
@@ -96,10 +99,6 @@ class RunLaunch:
         name = attributes["backend"] or registry.default_name()
         backend = self._backend(name)
         registry.require_isolation(backend, name, attributes["isolation"])
-        if attributes["datastore_access"] == "direct":
-            raise UnsupportedOption(
-                f"datastore_access='direct' needs a cloud backend; {name} passes artifacts through the relay"
-            )
         if not {Feature.MOUNT, Feature.STDIN} & backend.features:
             raise UnsupportedOption(
                 f"the sandbox backend {name!r} has neither MOUNT nor STDIN: nothing can be passed into its "
@@ -111,6 +110,7 @@ class RunLaunch:
             if limit in asked_by_name or feature in backend.features
         }
         hosted = Feature.HOST_PYTHON in backend.features
+        direct = self._access.choose(step, attributes, backend, name)
         spec = SandboxSpec(
             labels={
                 "flow": self._flow,
@@ -120,7 +120,7 @@ class RunLaunch:
             },
             image=attributes["image"],
             gpu=attributes["gpu"],
-            network=attributes["network"] or "none",
+            network=direct.network if direct else attributes["network"] or "none",
             mounts=as_mounts(attributes["mounts"] or ()),
             python=self._python if hosted else None,
             options=attributes["backend_options"] or {},
@@ -136,7 +136,7 @@ class RunLaunch:
             [self._cache.directory],
         )
         keep = attributes["keep"] == ON_FAILURE or bool(self._telling.debug)
-        chosen = StepOptions(name, spec, attributes["env"] or {}, attributes["executable"], keep)
+        chosen = StepOptions(name, spec, attributes["env"] or {}, attributes["executable"], keep, direct)
         own = own_packages(
             attributes,
             spec,
@@ -146,7 +146,11 @@ class RunLaunch:
             made,
             self._cache,
         )
-        return replace(chosen, spec=own.spec, packages=own.packages) if own else chosen
+        if own is None:
+            return chosen
+        # The launcher's boto3 is not visible beside packages of the step's own.
+        direct = direct and direct.with_libraries()
+        return replace(chosen, spec=own.spec, packages=own.packages, direct=direct)
 
     def hijack(
         self, cli_args: Any, step: str, options: StepOptions, decorators: Iterable[Any], timeout: float | None
@@ -158,20 +162,26 @@ class RunLaunch:
         )
         kind, root = self._datastore
         storages = {f"{kind}@{root}": True, f"{kind}@{card_root(kind, root)}": True}
-        if command.get("orig-flow-datastore"):
+        if options.direct:
+            storages.clear()  # it has what it needs
+        elif command.get("orig-flow-datastore"):
             storages.setdefault(command["orig-flow-datastore"], False)
         labels = {**options.spec.labels, "task": identity.task, "attempt": str(identity.attempt)}
         settings = TaskSettings(
             identity=identity,
             backend=options.backend,
             spec=replace(options.spec, labels=labels, lifetime=self._lifetime(timeout, keep=options.keep)),
-            env=self._environment(options, decorators),
+            env={
+                **self._environment(options, decorators),
+                **(options.direct.of_task(identity) if options.direct else {}),
+            },
             inputs=["/".join(path.split("/")[:3]) for path in decompress_list(command["input-paths"] or "")],
             storages=storages,
             secrets=list(declared_secrets(decorators)),
             timeout=timeout,
             executable=options.executable,
             keep=options.keep,
+            direct=options.direct.settings if options.direct else None,
             uploads=self._uploads,
             packages=options.packages,
         )

@@ -88,7 +88,8 @@ class SandboxDecorator(StepDecorator):
     executable : str, optional, default None
         Path of the Python interpreter inside.
     datastore_access : str, optional, default None
-        `relay` (the default): artifacts pass through the launcher.
+        `relay`: artifacts pass through the launcher. `direct`: the step reads and writes the flow's
+        datastore in S3 itself. None takes the relay, and direct where a cloud's sandboxes can reach S3.
     backend_options : Dict[str, Any], optional, default None
         Options of one backend, listed in its documentation.
     keep : str, optional, default None

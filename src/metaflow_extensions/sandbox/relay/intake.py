@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import mmap
 import re
@@ -38,13 +39,19 @@ Metadata = dict[str, Any]
 
 
 class Intake:
-    """One task's way into the datastore; usable from several connections at once."""
+    """One task's way into the datastore; usable from several connections at once.
 
-    def __init__(self, flow: str, spool: Path, limits: Limits, artifacts: ArtifactPolicy) -> None:
+    ``direct`` tasks write their blobs themselves: these were not checked when they came in.
+    """
+
+    def __init__(
+        self, flow: str, spool: Path, limits: Limits, artifacts: ArtifactPolicy, *, direct: bool = False
+    ) -> None:
         self._flow = flow
         self._spool = spool
         self._limits = limits
         self._artifacts = artifacts
+        self._direct = direct
         self.budget = Budget(limits)
         self.done = False
         # NAME -> (SHA-1, encoding) of the artifacts that the task has handed in and that were let through.
@@ -119,7 +126,7 @@ class Intake:
                     storage.save_bytes(iter([(path, (source, None))]), overwrite=overwrite)
                     self.done = True
                 elif DOCUMENT.fullmatch(last(path)):
-                    self._hand_in(storage, path, source.read(MAX_JSON + 1), overwrite=overwrite)
+                    self.hand_in(storage, path, source.read(MAX_JSON + 1), overwrite=overwrite)
                 else:
                     if path.endswith(".json"):
                         raw = source.read(MAX_JSON + 1)
@@ -130,8 +137,11 @@ class Intake:
         if self.done:
             raise RelayError(f"write to {path!r}: the attempt is already marked as done")
 
-    def _hand_in(self, storage: Storage, path: str, raw: bytes, *, overwrite: bool) -> None:
-        """Store the task's list of artifacts, once every artifact that the scheduler reads is harmless."""
+    def hand_in(self, storage: Storage, path: str, raw: bytes, *, overwrite: bool) -> None:
+        """Store the task's list of artifacts, once every artifact that the scheduler reads is harmless.
+
+        Raises RelayError when one is not.
+        """
         self._documents += 1
         if self._documents > self._limits.documents:
             raise RelayError(f"write to {path!r}: handed in more than {self._limits.documents} times")
@@ -171,6 +181,8 @@ class Intake:
                             raise RelayError(f"the artifact {key} is over {max_size} bytes, too large to vet")
                         spool.write(content)
                 with spool.content() as whole:
+                    if self._direct and hashlib.sha1(whole, usedforsecurity=False).hexdigest() != key:
+                        raise RelayError(f"the artifact {key} has a content that hashes to another key")
                     yield whole
                 return
         raise RelayError(f"the artifact {key} cannot be read back")

@@ -44,9 +44,9 @@ class TaskRelay:
 
     ``services`` may take a moment the first time: Metaflow is being imported. ``datastore`` is where the
     task's results go, as TYPE@ROOT; ``stores`` maps all storages that it may name to whether it may write
-    there; ``secrets`` are those that
-    its step declares; ``facts`` are the metadata fields whose values the launcher knows. ``keep`` asks the
-    guest of a step that fails to stay; ``trace`` is told of each frame, by "guest" or "launcher".
+    there; ``secrets`` are those that its step declares; ``facts`` are the metadata fields whose values the
+    launcher knows. ``keep`` asks the guest of a step that fails to stay; ``trace`` is told of each frame, by
+    "guest" or "launcher". A task in ``direct`` mode may have credentials of the datastore.
     """
 
     policy: Policy
@@ -60,6 +60,7 @@ class TaskRelay:
     limits: Limits = field(default_factory=Limits)
     keep: bool = False
     trace: Callable[[str, Header], None] | None = None
+    direct: bool = False
 
     def __post_init__(self) -> None:
         self._beating = False
@@ -85,6 +86,7 @@ class TaskRelay:
             "heartbeat": self._heartbeat,
             "metadata_object": self._metadata_object,
             "secret": self._secret,
+            "s3_credentials": self._s3_credentials,
             "terminal": self.lifecycle.terminal,
             "started": self.lifecycle.started,
             "ended": self.lifecycle.ended,
@@ -308,3 +310,8 @@ class TaskRelay:
                 # The role is the launcher's own: a guest must not choose whose credentials are used.
                 return {"values": self.services().secret(declared)}
         raise RelayError(f"the secret {name[:200]!r} of {kind!r}: the step's @secrets does not name it")
+
+    def _s3_credentials(self, *_: object) -> Header:
+        if not self.direct:
+            raise RelayError("the datastore's credentials: the step does not have datastore_access='direct'")
+        return {"credentials": self.services().s3_credentials(self.policy.identity)}

@@ -84,6 +84,9 @@ class Services(Protocol):
     def secret(self, source: SecretSource) -> dict[str, str]:
         """One secret's environment variables."""
 
+    def s3_credentials(self, task: TaskIdentity) -> dict[str, str]:
+        """Credentials for the flow's datastore: AccessKeyId, SecretAccessKey, SessionToken, Expiration."""
+
 
 class Witness(Protocol):
     """Told what a guest says and what it was refused."""

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..guest.unpack import SIZE
-from .inside import BOOTSTRAP, CODE, INSIDE, LIBRARIES
+from .inside import BOOTSTRAP, CODE, INSIDE, LIBRARIES, S3_LIBRARIES
 
 if TYPE_CHECKING:
     from tarfile import TarInfo
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20  # bytes
 # Bytecode of other Pythons, and parts of Metaflow that no step imports.
 LEFT_OUT = ("tutorials", "v3_5", "v3_6", "v3_7")
+# Of this extension, what the launcher alone needs.
+LAUNCHERS = tuple(
+    f"{LIBRARIES}/metaflow_extensions/sandbox/{part}" for part in ("backends", "supervisor", "testing")
+)
 BYTECODE = f".{sys.implementation.cache_tag}.pyc"
 
 
@@ -28,12 +32,16 @@ class Archives:
         self._libraries = libraries
         self._making = threading.Lock()
 
-    def of_run(self, code: Path, *, hosted: bool) -> Path:
-        """The guest and the flow's code; unless ``hosted``, Metaflow and its extensions as well."""
+    def of_run(self, code: Path, *, hosted: bool, s3: str = "") -> Path:
+        """The guest and the flow's code; unless ``hosted``, Metaflow and its extensions as well.
+
+        ``s3`` is a directory with boto3 that goes along.
+        """
         # As below: it takes as long to import as everything else here, and most runs mount.
         import tarfile
 
-        path = self._directory / ("hosted.tar" if hosted else "whole.tar")
+        name = "hosted" if hosted else "whole"
+        path = self._directory / (f"{name}-s3.tar" if s3 else f"{name}.tar")
         with self._making:
             if not path.exists():
                 draft = path.with_suffix(".draft")
@@ -42,6 +50,8 @@ class Archives:
                     archive.add(code, CODE, filter=_anonymous)
                     for name, source in {} if hosted else self._libraries.items():
                         archive.add(source, f"{LIBRARIES}/{name}", filter=_wanted)
+                    if s3:
+                        archive.add(s3, S3_LIBRARIES, filter=_anonymous)
                 draft.rename(path)
         return path
 
@@ -91,6 +101,10 @@ def _anonymous(member: TarInfo) -> TarInfo:
 
 def _wanted(member: TarInfo) -> TarInfo | None:
     name = Path(member.name).name
-    if name in LEFT_OUT or (name.endswith(".pyc") and not name.endswith(BYTECODE)):
+    if (
+        name in LEFT_OUT
+        or member.name in LAUNCHERS
+        or (name.endswith(".pyc") and not name.endswith(BYTECODE))
+    ):
         return None
     return _anonymous(member)

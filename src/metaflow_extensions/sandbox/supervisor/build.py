@@ -66,8 +66,6 @@ def build(
         try:
             process = sandbox.start(Command(command, stdin=True))
             workshop.running(process)
-            if workshop.cancelled():
-                process.kill()
             code, complaint = receive_environment(process, files, draft, limit, links=conda is not None)
         finally:
             sandbox.close()

@@ -26,7 +26,7 @@ class DebugFiles:
     def __init__(self, base: str, identity: TaskIdentity) -> None:
         names = (identity.flow, identity.run, identity.step, identity.task, str(identity.attempt))
         self.directory = Path(base, *names)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._writing = threading.Lock()
         self._started = time.monotonic()
 

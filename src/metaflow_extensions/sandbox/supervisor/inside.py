@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from .. import guest
+from ..guest.credentials import FILE_VARIABLE
 from ..guest.run import ADDRESS_VARIABLE, PATH_VARIABLE
 from ..guest.unpack import MOUNTED_AT
 from .protocol import RunSettings, TaskSettings
@@ -14,6 +15,11 @@ INSIDE = PurePosixPath(MOUNTED_AT)
 CODE = "code"  # the flow's own files
 LIBRARIES = "lib"  # Metaflow and its extensions, where the launcher's own environment is not visible
 RELAY = "relay"  # the relay's socket
+# In direct mode: boto3 and what it needs, the task's credentials, how to reach the bucket, its authorities.
+S3_LIBRARIES = "s3"
+CREDENTIALS = "s3.json"
+CONFIGURATION = "aws.config"
+CERTIFICATES = "authorities.pem"
 ENVIRONMENT = "env"  # the step's packages
 BOOTSTRAP = Path(guest.__file__).with_name("bootstrap.py")
 PYTHON = "python3"  # of an image
@@ -58,6 +64,13 @@ def step_variables(task: TaskSettings, packages: PurePosixPath | None = None) ->
     if packages:
         variables[PATH_VARIABLE] = str(packages / "bin")
         variables["PYTHONNOUSERSITE"] = "1"
+    if task.direct:
+        variables[FILE_VARIABLE] = str(INSIDE / CREDENTIALS)
+        variables["AWS_CONFIG_FILE"] = str(INSIDE / CONFIGURATION)
+        if task.direct.certificates:
+            variables["AWS_CA_BUNDLE"] = str(INSIDE / CERTIFICATES)
+        if task.direct.libraries:
+            variables["METAFLOW_SANDBOX_S3_LIBRARIES"] = str(INSIDE / S3_LIBRARIES)
     if not task.hosted:
         given = variables.get("PYTHONPATH")
         variables["PYTHONPATH"] = ":".join([str(INSIDE / LIBRARIES), *([given] if given else [])])

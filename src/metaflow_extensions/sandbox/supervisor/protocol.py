@@ -108,6 +108,19 @@ class Packages:
 
 
 @dataclass(frozen=True)
+class DirectSettings:
+    """How a task reaches the flow's datastore itself; no secrets are in here.
+
+    ``libraries`` is a directory with boto3, empty where the launcher's own is visible; ``certificates`` a
+    file of authorities, empty for the usual ones; ``configuration`` the lines of an AWS configuration.
+    """
+
+    libraries: str
+    certificates: str
+    configuration: dict[str, str]
+
+
+@dataclass(frozen=True)
 class TaskSettings:
     """One attempt of one task: the sandbox it asks for and what it may reach.
 
@@ -126,6 +139,7 @@ class TaskSettings:
     timeout: float | None = None
     executable: str | None = None
     keep: bool = False
+    direct: DirectSettings | None = None
     uploads: list[Upload] = field(default_factory=list)
     packages: Packages | None = None
 
@@ -162,6 +176,8 @@ def decode(line: bytes) -> RunSettings | TaskSettings | CodeSettings:
 def _task(fields: dict[str, Any]) -> TaskSettings:
     fields["identity"] = TaskIdentity(**fields["identity"])
     fields["secrets"] = [SecretSource(**source) for source in fields["secrets"]]
+    if fields["direct"] is not None:
+        fields["direct"] = DirectSettings(**fields["direct"])
     fields["uploads"] = [
         Upload(Path(file["local"]), PurePosixPath(file["remote"]), file["executable"])
         for file in fields["uploads"]

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from metaflow.event_logger import NullEventLogger
 from metaflow.metadata_provider import DataArtifact, MetadataProvider, MetaDatum
@@ -29,6 +29,9 @@ from ..relay.policy import SHA1, TaskIdentity
 from ..relay.services import SecretSource, Storage
 from .heartbeat import Heartbeats
 from .protocol import RunSettings
+
+if TYPE_CHECKING:
+    from .s3_access import TaskCredentials
 
 SAVING = threading.Lock()
 
@@ -45,6 +48,7 @@ class Providers:
         by_type(DATASTORES, kind).datastore_root = root
         self._metadata_class = by_type(METADATA_PROVIDERS, settings.metadata)
         self._heartbeats: Heartbeats | None = None
+        self._s3: TaskCredentials | None = None
         self._storages: dict[str, Storage] = {}
         self._lock = threading.Lock()
         flow = SimpleNamespace(name=settings.flow)
@@ -117,6 +121,16 @@ class Providers:
         """One secret's environment variables, fetched with the launcher's credentials."""
         provider = by_type(SECRETS_PROVIDERS, source.kind)()
         return dict(provider.get_secret_as_dict(source.name, options=dict(source.options), role=source.role))
+
+    def s3_credentials(self, task: TaskIdentity) -> dict[str, str]:
+        """Credentials for the flow's datastore, such as the task may have."""
+        with self._lock:
+            if self._s3 is None:
+                # boto3 takes as long to import as Metaflow: only for who needs it.
+                from .s3_access import S3Access, TaskCredentials
+
+                self._s3 = TaskCredentials(S3Access(self._settings.datastore.partition("@")[2]))
+        return self._s3.of(task)
 
 
 class StreamingSaves:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..backends import owner
 from ..backends.interface import Backend
 from ..relay.services import Limits, Services
 from .archives import Archives
@@ -14,6 +15,7 @@ from .environments import Environments
 from .governor import Governor
 from .journal import Journal
 from .protocol import RunSettings
+from .reaper import LABEL
 from .watcher import Watcher
 
 if TYPE_CHECKING:
@@ -39,6 +41,11 @@ class RunContext:
     def limits(self) -> Limits:
         """The run's limits, in bytes."""
         return Limits(artifact=self.settings.max_artifact << 20, task=self.settings.max_upload << 20)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """By which its sandboxes are found, and it by its sandboxes."""
+        return {**owner.labels(), LABEL: Path(self.settings.directory).name}
 
     def debug_files(self, task: TaskIdentity) -> DebugFiles | None:
         """Where METAFLOW_SANDBOX_DEBUG writes of a task, None where it is off."""

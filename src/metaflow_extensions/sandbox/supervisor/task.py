@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import shutil
 import signal
@@ -14,21 +13,21 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..backends import owner
-from ..backends.interface import Backend, Process, Sandbox, SandboxSpec, Stream
+from ..backends.interface import Backend, Sandbox, SandboxSpec, Stream
 from ..errors import SandboxError
 from ..relay.intake import Intake
 from ..relay.policy import Policy
 from ..relay.server import TaskRelay
 from ..relay.vetting import ArtifactPolicy
 from . import words
+from .direct import DirectTask
+from .ending import Ending
 from .environments import Environment, Workshop
-from .inside import interpreter
+from .inside import files_of, interpreter
 from .kept import Kept
 from .outcome import Outcome, tried
 from .output import OutputSink
 from .protocol import TaskSettings
-from .reaper import LABEL
 from .record import identity, launcher_facts, packages_of
 from .run_context import RunContext
 from .story import Story
@@ -52,17 +51,15 @@ class TaskRun:
         self._argv = argv
         self._sink = OutputSink({Stream.STDOUT: out, Stream.STDERR: err}, run.settings.max_output << 20)
         self._relay: TaskRelay | None = None
-        self._process: Process | None = None
-        self._cancelled = threading.Event()
+        self._direct: DirectTask | None = None
+        self._ending = Ending(run.watcher)
         self._signalled = 0
         self._user_code_started = False
         self._finished = False
-        self._timed_out = False
         self._guest_signal: int | None = None
         self._guest_ended = False
         self._sandbox: Sandbox | None = None
         self._kept: Kept | None = None
-        self._call_off_timeout: Callable[[], None] = lambda: None
         self._story = Story(run.journal, task, self._sink, quiet=run.settings.quiet)
         self._debug = run.debug_files(task.identity)
 
@@ -78,22 +75,10 @@ class TaskRun:
 
     def cancel(self) -> None:
         """Nobody waits for this task any more: end its sandbox."""
-        if not self._cancelled.is_set():
-            self._cancelled.set()
-            # A provider's kill may take seconds, and the watcher must not wait.
-            threading.Thread(target=self._kill, daemon=True).start()
+        self._ending.cancel()
 
     def _release(self) -> None:
         self.signal_guest(signal.SIGTERM)
-
-    def _expire(self) -> None:
-        self._timed_out = True
-        threading.Thread(target=self._kill, daemon=True).start()
-
-    def _kill(self) -> None:
-        process = self._process
-        if process is not None:
-            process.kill()
 
     # --- the relay's witness ------------------------------------------------------------------
 
@@ -108,6 +93,8 @@ class TaskRun:
         backend = self._run.backend(self._task.backend)
         known = identity(self._task.backend, backend, self._sandbox.id, self._task.spec)
         self._register({**known, **packages_of(self._task), **self._story.record.startup()})
+        if self._direct:
+            self._direct.watch()
 
     def ended(self, signal: int | None, peak_memory: float | None, cpu_time: float | None) -> None:
         """What the guest says of the step's end."""
@@ -117,7 +104,7 @@ class TaskRun:
     def kept(self) -> None:
         """The step has failed, and what it left stays for a while."""
         assert self._sandbox is not None
-        self._call_off_timeout()
+        self._ending.call_off()
         keep_for = self._run.settings.keep_for
         self._kept = Kept(Path(self._run.settings.directory), self._sandbox.id, keep_for, self._sink)
         self._run.watcher.call_at(time.monotonic() + keep_for, self._release)
@@ -177,22 +164,22 @@ class TaskRun:
     def _execute(self) -> Outcome:
         tries = self._run.settings.max_infra_retries + 1
         return tried(
-            self._attempt, tries, lambda: self._user_code_started or self._cancelled.is_set(), self._again
+            self._attempt, tries, lambda: self._user_code_started or self._ending.cancelled(), self._again
         )
 
     def _again(self, error: SandboxError, number: int, pause: float) -> bool:
         self._story.again(error, pause)
         self._sink.say(words.trying_again(error, pause, number, self._run.settings.max_infra_retries))
-        return self._cancelled.wait(pause)
+        return self._ending.wait(pause)
 
     def _attempt(self) -> Outcome:
         backend = self._run.backend(self._task.backend)
         workshop = Workshop(
             backend,
             lambda spec: self._made(backend, lambda: spec),
-            functools.partial(setattr, self, "_process"),
+            self._ending.running,
             self._story.progress,
-            self._cancelled.is_set,
+            self._ending.cancelled,
         )
         with self._run.environments.of(self._task, self._argv, workshop) as environment:
             return self._attempt_with(environment, backend)
@@ -201,24 +188,30 @@ class TaskRun:
         task, settings = self._task, self._run.settings
         directory = Path(settings.directory, f"t{abs(hash(task.identity)):x}-{threading.get_ident():x}")
         directory.mkdir()
+        intake = Intake(
+            task.identity.flow,
+            directory,
+            self._run.limits,
+            ArtifactPolicy(settings.artifacts, tuple(settings.artifact_globals)),
+            direct=task.direct is not None,
+        )
+        facts = launcher_facts(settings.datastore, task.env)
         self._relay = TaskRelay(
             Policy(task.identity, frozenset(task.inputs)),
             self._run.services,
             self,
-            Intake(
-                task.identity.flow,
-                directory,
-                self._run.limits,
-                ArtifactPolicy(settings.artifacts, tuple(settings.artifact_globals)),
-            ),
+            intake,
             settings.datastore,
             task.storages,
             task.secrets,
-            launcher_facts(settings.datastore, task.env),
+            facts,
             self._run.limits,
             keep=task.keep,
             trace=self._debug.frame if self._debug else None,
+            direct=task.direct is not None,
         )
+        if task.direct:
+            self._direct = DirectTask(self._run, task, self, intake, facts)
         way = transport(
             backend.features,
             self._relay,
@@ -230,34 +223,41 @@ class TaskRun:
                 self._run.watcher,
                 self._run.code,
                 self._run.archives,
+                lambda: self._files(directory),
                 environment,
             ),
         )
         try:
-            with self._made(backend, way.spec) as self._sandbox:
-                try:
-                    return self._in_sandbox(backend, self._sandbox, way, directory)
-                finally:
-                    self._close(self._sandbox)
+            try:
+                outcome = self._with_sandbox(backend, way, directory)
+            finally:
+                if self._direct and self._user_code_started:
+                    self._direct.settle(cancelled=self._ending.cancelled())
+            if outcome == Outcome(0) and not self._finished:
+                self._conclude(words.UNFINISHED)
+                return Outcome(1)
+            return outcome
         finally:
             way.close()
             self._relay.close()
             shutil.rmtree(directory)
 
+    def _with_sandbox(self, backend: Backend, way: Transport, directory: Path) -> Outcome:
+        with self._made(backend, way.spec) as self._sandbox:
+            try:
+                return self._in_sandbox(backend, self._sandbox, way, directory)
+            finally:
+                self._close(self._sandbox)
+
     def _made(
         self, backend: Backend, spec: Callable[[], SandboxSpec]
     ) -> contextlib.AbstractContextManager[Sandbox]:
         return self._run.governor(self._task.backend).sandbox(
-            lambda: self._open(backend, spec()), self._story.progress, self._cancelled.is_set
+            lambda: self._open(backend, spec()), self._story.progress, self._ending.cancelled
         )
 
     def _open(self, backend: Backend, spec: SandboxSpec) -> Sandbox:
-        labels = {
-            **spec.labels,
-            **owner.labels(),
-            LABEL: Path(self._run.settings.directory).name,
-            "backend": self._task.backend,
-        }
+        labels = {**spec.labels, **self._run.labels, "backend": self._task.backend}
         self._story.opening()
         return backend.open(dataclasses.replace(spec, labels=labels, tell=self._story.progress))
 
@@ -285,7 +285,7 @@ class TaskRun:
             outcome = Outcome(1)  # somebody has seen enough of it, and ended it
         if not self._story.record.outcome:
             self._story.record.outcome = str(outcome)
-        if outcome.code and self._user_code_started and not (self._task.keep or self._cancelled.is_set()):
+        if outcome.code and self._user_code_started and not (self._task.keep or self._ending.cancelled()):
             self._story.progress(words.HOW_TO_KEEP)
         return outcome
 
@@ -296,28 +296,26 @@ class TaskRun:
             self._story.progress(f"debug: {self._debug.directory}")
         upload(sandbox, task.uploads, directory)
         process = sandbox.start(command)
-        self._process = process
         self._story.opened(backend, sandbox.id)
-        if self._cancelled.is_set():
-            process.kill()
+        self._ending.running(process)
         if task.timeout is not None:
-            deadline = time.monotonic() + task.timeout
-            self._call_off_timeout = self._run.watcher.call_at(deadline, self._expire)
+            self._ending.expire_after(task.timeout)
         try:
             for output in way.output(process):
                 self._sink.feed(output)
             return self._outcome(process.wait())
         finally:
-            self._call_off_timeout()
+            self._ending.call_off()
 
     def _outcome(self, code: int) -> Outcome:
-        if self._timed_out:
+        if self._ending.timed_out:
             self._conclude(words.timed_out(self._task.timeout))
             return Outcome(1)
-        if self._cancelled.is_set():
+        if self._ending.cancelled():
             self._story.record.outcome = "cancelled"
             return Outcome(1, self._signalled)
-        if code == 0 and not self._finished:
+        # In direct mode the launcher marks what is done, once the sandbox is gone.
+        if code == 0 and not self._finished and not self._direct:
             self._conclude(words.UNFINISHED)
             return Outcome(1)
         if code in NOT_EXECUTED and not self._user_code_started:
@@ -338,12 +336,14 @@ class TaskRun:
         self._sink.say(why)
         self._story.record.outcome = why
 
+    def _files(self, directory: Path) -> Mapping[str, Path]:
+        own = self._direct.files(directory, interpreter(self._task, self._argv)) if self._direct else {}
+        return {**files_of(self._argv), **own}
+
     def _register(self, values: Mapping[str, str]) -> None:
-        identity = self._task.identity
-        tags = [f"attempt_id:{identity.attempt}"]
+        task = self._task.identity
+        facts = [(name, value, name, [f"attempt_id:{task.attempt}"]) for name, value in values.items()]
         try:
-            self._run.services().register_metadata(
-                identity, [(name, value, name, tags) for name, value in values.items()]
-            )
+            self._run.services().register_metadata(task, facts)
         except Exception as error:  # noqa: BLE001 -- the metadata provider's own errors are its to name
             self.failed("register_metadata", error)

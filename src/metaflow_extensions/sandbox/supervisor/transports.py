@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -21,8 +21,8 @@ from .inside import (
     INSIDE,
     LIBRARIES,
     RELAY,
+    S3_LIBRARIES,
     bootstrap,
-    files_of,
     interpreter,
     step_variables,
     step_words,
@@ -35,7 +35,8 @@ from .watcher import Watcher
 class Surroundings:
     """What a task's sandbox is made from; ``directory`` is the task's own, private.
 
-    ``code`` and ``archives`` may take a moment the first time: the flow's code is being copied.
+    ``code`` and ``archives`` may take a moment the first time: the flow's code is being copied. ``files``
+    gives the task's own files by their names inside.
     """
 
     run: RunSettings
@@ -45,6 +46,7 @@ class Surroundings:
     watcher: Watcher
     code: Callable[[], Path]
     archives: Archives
+    files: Callable[[], Mapping[str, Path]]
     environment: Environment | None = None
 
     @property
@@ -92,7 +94,9 @@ class Mounts:
             mounts += [
                 Mount(Path(source), INSIDE / LIBRARIES / name) for name, source in here.run.libraries.items()
             ]
-        for name, source in files_of(here.argv).items():
+        if here.task.direct and here.task.direct.libraries:
+            mounts.append(Mount(Path(here.task.direct.libraries), INSIDE / S3_LIBRARIES))
+        for name, source in here.files().items():
             copy = here.directory / name
             copy.write_bytes(source.read_bytes())
             # Readable by whoever the backend runs the step as; the directory above is private.
@@ -145,8 +149,9 @@ class Pipes:
         """The step's own output, taken out of what the command writes."""
         here = self._here
         channels = StdioRelay(self._relay.accept, process.send)
-        archives = [here.archives.of_run(here.code(), hosted=here.task.hosted)]
-        archives.append(task_archive(files_of(here.argv), here.directory))
+        libraries = here.task.direct.libraries if here.task.direct else ""
+        archives = [here.archives.of_run(here.code(), hosted=here.task.hosted, s3=libraries)]
+        archives.append(task_archive(here.files(), here.directory))
         if here.environment:
             archives.append(here.environment.archive())
         channels.send_ahead(framed(*archives))

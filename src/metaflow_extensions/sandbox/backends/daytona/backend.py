@@ -37,6 +37,7 @@ class DaytonaBackend:
     default_image = DEFAULT_IMAGE
     features = frozenset(
         {
+            Feature.REMOTE,
             Feature.STDIN,
             Feature.GET,
             Feature.IMAGE,

@@ -30,6 +30,7 @@ class E2BBackend:
     default_image = DEFAULT_IMAGE
     features = frozenset(
         {
+            Feature.REMOTE,
             Feature.STDIN,
             Feature.GET,
             Feature.IMAGE,

@@ -25,7 +25,7 @@ MEASURED = 3  # questions
 
 
 class Questions(threading.local):
-    """What is known of this thread's: the fastest of the first few, and what is being saved unasked."""
+    """What is known of this thread's: the fastest so far, and what is being saved unasked."""
 
     count = 0
     fastest = float("inf")  # seconds
