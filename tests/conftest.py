@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Generator
@@ -16,6 +17,8 @@ CLONE_NEWNS = 0x20000  # linux/sched.h
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give each of several workers mounts of its own: what one test mounts is no leak of another's."""
+    # A shell's background jobs ignore it, and so would all that the tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput") or os.geteuid() or not sys.platform.startswith("linux"):
         return
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS) == 0:

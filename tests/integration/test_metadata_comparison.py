@@ -23,6 +23,7 @@ from .both_ways import SANDBOXED
 from .bucket import bucket
 from .harness import RUN_ID, TIMEOUT, flow_environment, place_flow, run_flow
 from .live import LiveFlow, live_flow
+from .once import made_by_one, session_directory
 from .services import UPSTREAM, WHOLE, Service, running
 
 # The first test waits for the flows of them all.
@@ -39,7 +40,12 @@ class Way:
     s3: bool = False
 
 
-HOW = {"plain": Way(), "sandboxed": Way(SANDBOXED)}
+HOW = {
+    "plain": Way(),
+    "sandboxed": Way(SANDBOXED),
+    # What the tasks say of themselves comes back through the bucket.
+    "direct": Way(("--with", "sandbox:datastore_access=direct,network=host"), s3=True),
+}
 # The services keep no artifacts: upstream alone is asked once of each kind of task.
 UPSTREAM_HOW = ("plain", "sandboxed")
 RUNS = ("recorded", "failed", "resumed", "running", "killed")
@@ -176,17 +182,20 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Mapping[tuple[str, str], A
 
     cases = [(provider, how) for how in HOW for provider in PROVIDERS]
     cases = [case for case in cases if case[0] != "upstream" or case[1] in UPSTREAM_HOW]
-    # Not on the threads: the first one to ask makes what all are in.
-    directories = {case: tmp_path_factory.mktemp("-".join(case)) for case in cases}
+    shared = session_directory(tmp_path_factory, "comparison")
 
     def one(provider: str, how: str) -> Answered:
-        directory, way = directories[provider, how], HOW[how]
+        directory, way = shared / f"{provider}-{how}", HOW[how]
+        directory.mkdir()
         datastore = bucket() if way.s3 else contextlib.nullcontext({})
         with PROVIDERS[provider](directory) as service, datastore as store:
             return answered(directory, {**service, **store}, way.options, exact=provider in OURS)
 
+    def once(case: tuple[str, str]) -> Answered:
+        return made_by_one(shared, "-".join(case), lambda: one(*case))
+
     with ThreadPoolExecutor(3) as pool:
-        return dict(zip(cases, pool.map(lambda case: one(*case), cases), strict=True))
+        return dict(zip(cases, pool.map(once, cases), strict=True))
 
 
 @pytest.mark.parametrize("question", NAMES)

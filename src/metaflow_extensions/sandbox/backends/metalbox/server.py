@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import platform
+import secrets
 import shutil
 import socket
 import subprocess
@@ -64,6 +65,7 @@ class Server:
         self._services: dict[str, Any] = {}
         # Before the server runs, which starts every service that it finds then.
         self._configure()
+        self._name = self._named()
         for _ in range(_TRIES):
             self.port = _free_port()
             self._process = self._start(binary)
@@ -145,13 +147,21 @@ class Server:
                 start_new_session=True,
             )
 
+    def _named(self) -> str:
+        """A name that this server alone knows, as that of a service with a log."""
+        name = secrets.token_hex(8)
+        log = self._directory / ".metalbox" / "logs" / name / f"{name}.log"
+        log.parent.mkdir(parents=True)
+        log.write_text(f"{name}\n")
+        return name
+
     def _answers(self) -> bool:
-        """Wait until it does; False when it ended instead."""
+        """Wait until it does, and not another that took its port; False when it ended instead."""
         deadline = time.monotonic() + _PATIENCE
         while not self.gone():
             with contextlib.suppress(OSError, http.client.HTTPException):
-                if self._ask("GET", "/api/services")[0] == http.HTTPStatus.OK:
-                    return not self.gone()
+                if self._ask("GET", f"/api/logs/{self._name}?lines=100")[1].strip() == self._name.encode():
+                    return True
             if time.monotonic() > deadline:
                 raise StartFailed(f"MetalBox's server does not answer on port {self.port}")
             time.sleep(0.005)
