@@ -21,6 +21,7 @@ import pytest
 
 from metaflow_extensions.sandbox.backends.interface import Command, Isolation, SandboxSpec
 from metaflow_extensions.sandbox.backends.local_state import base_directory
+from metaflow_extensions.sandbox.backends.metalbox import server
 from metaflow_extensions.sandbox.backends.metalbox.backend import MetalboxBackend
 from metaflow_extensions.sandbox.backends.metalbox.sandbox import MetalboxSandbox
 from metaflow_extensions.sandbox.backends.metalbox.server import CHOICE, STRICT
@@ -269,6 +270,19 @@ def test_a_taken_port_is_not_mistaken_for_the_server(backend: MetalboxBackend) -
         with pytest.raises(SandboxLost):
             second.server.state(f"{first.id}-1")
         with socket.create_connection(("127.0.0.1", second.server.port)):
+            assert run(second, Command(["echo", "mine"])) == (0, b"mine\n")
+
+
+def test_a_server_that_took_the_port_is_told_from_ours(
+    backend: MetalboxBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against starting a step on another sandbox's server, which answers before ours has failed."""
+    with opened(backend) as first:
+        ports = iter([first.server.port])
+        free = server._free_port
+        monkeypatch.setattr(server, "_free_port", lambda: next(ports, None) or free())
+        with opened(backend) as second:
+            assert first.server.port != second.server.port
             assert run(second, Command(["echo", "mine"])) == (0, b"mine\n")
 
 
