@@ -45,8 +45,8 @@ SLEEP = [
 
 
 @pytest.fixture
-def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A temporary directory of the test's own, the same for other processes."""
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary directory of the test's own, the same for other processes, made after pytest's."""
     with tempfile.TemporaryDirectory(prefix="sbx") as name:
         for variable in ("TMPDIR", "XDG_RUNTIME_DIR"):
             monkeypatch.setenv(variable, name)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
+import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -34,12 +36,16 @@ def test_both_ways(ends: tuple[socket.socket, socket.socket]) -> None:
     mine, theirs = ends
     terminals = Terminals()
     token = terminals.expect(theirs)
-    mine.sendall(b"typed")
-    mine.shutdown(socket.SHUT_WR)
-    reader, writer = channel(b"shown")
-    terminals.serve(token, reader, writer)
-    assert writer.getvalue() == b"typed"
-    assert mine.recv(100) == b"shown"
+    (shell, screen), keyboard = os.pipe(), io.BytesIO()
+    with os.fdopen(shell, "rb") as reader, os.fdopen(screen, "wb", buffering=0) as shows:
+        serving = threading.Thread(target=terminals.serve, args=(token, reader, keyboard))
+        serving.start()
+        shows.write(b"shown")
+        assert mine.recv(100) == b"shown"
+        mine.sendall(b"typed")
+        mine.shutdown(socket.SHUT_WR)
+        serving.join(WAIT)
+    assert keyboard.getvalue() == b"typed"
 
 
 def test_a_step_gets_no_terminal(ends: tuple[socket.socket, socket.socket]) -> None:
