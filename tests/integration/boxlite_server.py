@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import datetime
 import json
+import os
 import secrets
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -23,6 +24,7 @@ from aiohttp import web
 
 from .images import PATH
 from .machine import Machine, Running
+from .stand_in import KEY_VARIABLE
 from .stand_in_server import serve
 
 CHUNK = 32 * 1024  # bytes
@@ -370,10 +372,9 @@ async def find_image(options: dict[str, Any]) -> None:
 def main() -> None:
     """Serve."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--key", help="the only one that it accepts")
     parser.add_argument("--port", type=int, default=0)
     asked = parser.parse_args()
-    asyncio.run(serve("boxlite-server", lambda place: Server(place, asked.key), asked.port))
+    asyncio.run(serve("boxlite-server", lambda place: Server(place, os.environ[KEY_VARIABLE]), asked.port))
 
 
 if __name__ == "__main__":

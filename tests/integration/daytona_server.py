@@ -8,12 +8,12 @@ fail as asked, see ``Faults``; ``POST /vanish/{name}`` ends a sandbox, ``POST /s
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
 import datetime
 import itertools
 import json
+import os
 import re
 import time
 import uuid
@@ -28,6 +28,7 @@ from aiohttp import web
 
 from .images import PATH
 from .machine import Machine, Running
+from .stand_in import KEY_VARIABLE
 from .stand_in_server import serve
 
 AGENT = Path(__file__).with_name("daytona_agent.py").read_text()
@@ -496,9 +497,7 @@ class Server:
 
 def main() -> None:
     """Serve."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--key", required=True, help="the only one that it accepts")
-    key = parser.parse_args().key
+    key = os.environ[KEY_VARIABLE]
     asyncio.run(serve("daytona-server", lambda place: Server(place, key)))
 
 

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import datetime
+import os
 import re
 import secrets
 import shutil
@@ -53,6 +54,7 @@ from starlette.routing import Mount, Route
 
 from .images import PATH
 from .machine import Machine, Running, bury_orphans
+from .stand_in import KEY_VARIABLE
 
 CHUNK = 32 * 1024  # bytes, as envd reads
 QUEUED = 64  # chunks for one who listens
@@ -631,10 +633,9 @@ async def serve(key: str, port: int) -> None:
 def main() -> None:
     """Serve."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--key", required=True, help="the only one that it accepts")
     parser.add_argument("--port", type=int, default=0)
     asked = parser.parse_args()
-    asyncio.run(serve(asked.key, asked.port))
+    asyncio.run(serve(os.environ[KEY_VARIABLE], asked.port))
 
 
 if __name__ == "__main__":

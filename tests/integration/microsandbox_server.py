@@ -17,7 +17,6 @@ Faults are asked for by POST /faults, a JSON object:
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import datetime
@@ -38,6 +37,7 @@ from aiohttp import WSMsgType, web
 
 from .images import tree, why_no_images
 from .machine import Machine, Running
+from .stand_in import KEY_VARIABLE
 from .stand_in_server import REQUESTS, serve
 
 IMAGE = "sandbox-test/python"  # with a Python; bare/none has none
@@ -369,9 +369,7 @@ def not_there() -> web.Response:
 
 def main() -> None:
     """Serve."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--key", required=True, help="the only one that it accepts")
-    key = parser.parse_args().key
+    key = os.environ[KEY_VARIABLE]
     asyncio.run(serve("microsandbox-server", lambda place: Cloud(place, key)))
 
 

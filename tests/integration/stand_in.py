@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 S = TypeVar("S", bound="StandIn")
+KEY_VARIABLE = "METAFLOW_SANDBOX_TESTS_KEY"  # of a stand-in: the only key that it accepts
 
 
 @dataclass
@@ -67,7 +69,8 @@ class StandIn:
 def running(kind: type[S]) -> Iterator[S]:
     """Run one."""
     with subprocess.Popen(
-        [sys.executable, "-m", f"{__package__}.{kind.program}", "--key", kind.key],
+        [sys.executable, "-m", f"{__package__}.{kind.program}"],
+        env={**os.environ, KEY_VARIABLE: kind.key},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
