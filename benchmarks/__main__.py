@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .artifacts import artifacts
+from .clouds import steps_in_clouds
 from .direct import steps_with_a_bucket
 from .flow_runs import foreach, linear
 from .images import FLOOR, steps_in_images
@@ -30,6 +31,7 @@ CASES: Mapping[str, Callable[[Path, int], list[Row]]] = {
     "direct": steps_with_a_bucket,
     "packages": second_run,
     "images": steps_in_images,
+    "clouds": steps_in_clouds,
     "machines": steps_in_machines,
     "service": under_a_service,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -35,8 +36,11 @@ class Passage:
 OUT, BACK, WAY = attrgetter("out"), attrgetter("back"), attrgetter("way")
 
 
-def passage(kind: str, arguments: tuple[str, ...], directory: Path) -> Passage:
-    run = run_flow("artifacts.py", "run", "--kind", kind, *arguments, directory=directory)
+def passage(
+    kind: str, arguments: tuple[str, ...], directory: Path, environment: Mapping[str, str] | None = None
+) -> Passage:
+    words = ("run", "--kind", kind, *arguments)
+    run = run_flow("artifacts.py", *words, directory=directory, environment=environment)
     identity, saving, loaded = (_find(pattern, run.output) for pattern in (RUN_ID, SAVING, LOADED))
     store = directory / ".metaflow"
     (mark,) = (store / "Artifacts" / identity / "start").glob("*/0.DONE.lock")
@@ -61,8 +65,12 @@ def artifacts(directory: Path, repeat: int) -> list[Row]:
     return rows
 
 
-def both_ways(kind: str, directory: Path, repeat: int) -> tuple[list[Passage], list[Passage]]:
-    return in_turns(lambda: passage(kind, (), directory), lambda: passage(kind, ALL, directory), repeat)
+def both_ways(
+    kind: str, directory: Path, repeat: int, environment: Mapping[str, str] | None = None
+) -> tuple[list[Passage], list[Passage]]:
+    return in_turns(
+        lambda: passage(kind, (), directory), lambda: passage(kind, ALL, directory, environment), repeat
+    )
 
 
 def _find(pattern: re.Pattern[str], output: str) -> str:

@@ -84,8 +84,6 @@ def test_a_dead_launcher_leaves_what_ends_by_itself(cloud: Cloud) -> None:
             time.sleep(0.1)
 
 
-# Calls into Daytona's sandboxes need the key, too, and are repeated for two minutes.
-@pytest.mark.parametrize("cloud", ["e2b"], indirect=True)
 def test_a_key_that_expires_on_the_way(cloud: Cloud) -> None:
     """Guards a long run's end against retries of what can't succeed, and a message without the setting."""
     key = f"{cloud.name.upper()}_API_KEY"

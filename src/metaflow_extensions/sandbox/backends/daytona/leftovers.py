@@ -51,7 +51,10 @@ def state(sandbox: Any) -> str:
 
 
 def remove(sandbox_id: str, patience: float = PATIENCE) -> None:
-    """Remove a sandbox; idempotent. Raises SandboxLost when Daytona does not accept it."""
+    """Remove a sandbox; idempotent.
+
+    Raises SandboxLost when Daytona does not accept it, and BackendUnavailable when it refuses the key.
+    """
     deadline = time.monotonic() + patience
     pause = 0.1
     while True:
@@ -63,7 +66,7 @@ def remove(sandbox_id: str, patience: float = PATIENCE) -> None:
             if failures.is_gone(error):
                 return
             if failures.is_definite(error) and getattr(error, "status_code", None) != 429:
-                raise SandboxLost(f"Daytona does not remove {sandbox_id}: {error}") from error
+                raise failures.refused(error) from error
             if time.monotonic() > deadline:
                 raise SandboxLost(
                     f"Daytona does not remove {sandbox_id} ({error}): it ends there by itself at the latest "

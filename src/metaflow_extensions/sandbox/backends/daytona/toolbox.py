@@ -37,9 +37,11 @@ UPLOADS = {
 EXTRA = 20  # seconds for what a call takes besides its waiting
 UPLOAD = 600  # seconds
 PATIENCE = 120.0  # seconds in which calls may fail while the sandbox is said to run
+DENIED_FOR = 10.0  # seconds in which a key may be refused: one that has expired stays so
 EXTEND_EVERY = TTL * 60 / 4  # seconds
 MISSING = (126, 127)  # exit codes of a shell
-WRONG, BUSY = (400, 413, 422), 429  # answers: to calls that will never succeed, and to one too many
+# Answers: to calls that will never succeed, to keys that are none, and to one call too many.
+WRONG, DENIED, BUSY = (400, 413, 422), (401, 403), 429
 
 
 class Toolbox:
@@ -124,7 +126,7 @@ class Toolbox:
                     self._ensure_there(error)
                 if status in WRONG:
                     raise StartFailed(f"sandbox {self.id} refuses a call: {error}") from error
-                if time.monotonic() - since > patience:
+                if time.monotonic() - since > (min(patience, DENIED_FOR) if status in DENIED else patience):
                     raise self._unreachable(error) from error
                 self._closed.wait(failures.retry_after(error) or pause)
                 pause = min(2.0, pause * 2)

@@ -1,0 +1,118 @@
+"""What a step in a cloud's sandbox costs besides the cloud: over the tests' stand-ins, by the relay.
+
+A stand-in makes and ends a sandbox at once; the little that it takes is counted as ours.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from time import perf_counter
+
+from .artifacts import BACK, OUT, both_ways
+from .images import STEPS, turns
+from .measure import Series, run_flow, series
+from .report import Row
+
+LIMIT = 0.5  # seconds a task
+OF_PIP = 0.2  # of what installing the dependencies in each step would take
+OF_THE_SDK = 2.0  # times what the SDK takes for a file of that size
+PACKAGES = ("metaflow", "boto3")  # what Metaflow's own remote steps install
+SIZE = 64 << 20  # bytes
+
+
+def steps_in_clouds(directory: Path, repeat: int) -> list[Row]:
+    """Rows for each cloud: a step, the same against pip, and a large artifact."""
+    from tests.integration.clouds import CLOUDS, running_cloud
+
+    rows = []
+    for name in CLOUDS:
+        with running_cloud(name) as cloud:
+            settings = {**cloud.settings, "METAFLOW_SANDBOX_IMAGE": "python:3.11-slim"}
+            rows += steps(name, settings, directory, repeat)
+            rows += large_artifact(name, settings, directory, repeat)
+    return rows
+
+
+def steps(name: str, settings: Mapping[str, str], directory: Path, repeat: int) -> list[Row]:
+    def chain(sandboxed: int) -> float:
+        environment = {**settings, "CHAIN_SANDBOXED": str(sandboxed)}
+        return run_flow("chain.py", "run", directory=directory, environment=environment).seconds
+
+    measured = turns(repeat, lambda: chain(0), lambda: chain(1), lambda: chain(STEPS), installed)
+    plain, first, every, pip = (Series(tuple(times)) for times in measured)
+    low, median = ((getattr(every, at) - getattr(first, at)) / (STEPS - 1) for at in ("low", "median"))
+    added = f"{low * 1000:.0f} ms"
+    return [
+        Row(
+            f"a step in {name}, by the relay, above a plain one",
+            f"{plain.low / STEPS * 1000:.0f} ms ±{plain.spread:.0%}",
+            added,
+            low,
+            "s",
+            LIMIT,
+            repeat,
+            median,
+        ),
+        Row(
+            f"the same, against pip install {' '.join(PACKAGES)}",
+            f"{pip.low:.1f} s ±{pip.spread:.0%}",
+            added,
+            low / pip.low,
+            "x",
+            OF_PIP,
+            repeat,
+            median / pip.median,
+        ),
+    ]
+
+
+def installed() -> float:
+    """Seconds that pip takes from its own cache, which no sandbox would have."""
+    with tempfile.TemporaryDirectory() as target:
+        begin = perf_counter()
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", target, *PACKAGES]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        return perf_counter() - begin
+
+
+def large_artifact(name: str, settings: Mapping[str, str], directory: Path, repeat: int) -> list[Row]:
+    file = Series(tuple(sent(name, settings, directory) for _ in range(repeat)))
+    plain, sandboxed = both_ways("incompressible", directory, repeat, settings)
+    rows = []
+    for direction, read in (("out", OUT), ("in", BACK)):
+        here, there = series(plain, read), series(sandboxed, read)
+        rows.append(
+            Row(
+                f"64 MiB artifact {direction} of {name}, above a plain step's, against a file by its SDK",
+                f"{file.low:.2f} s ±{file.spread:.0%}",
+                f"{there.low - here.low:.2f} s ±{there.spread:.0%}",
+                (there.low - here.low) / file.low,
+                "x",
+                OF_THE_SDK,
+                repeat,
+                (there.median - here.median) / file.median,
+            )
+        )
+    return rows
+
+
+def sent(name: str, settings: Mapping[str, str], directory: Path) -> float:
+    """Seconds that the SDK takes to put a file of 64 MiB into a sandbox."""
+    from metaflow_extensions.sandbox.backends import registry
+    from metaflow_extensions.sandbox.backends.interface import SandboxSpec
+
+    os.environ.update(settings)
+    file = directory / "file"
+    file.write_bytes(os.urandom(SIZE))
+    sandbox = registry.load(name).open(SandboxSpec(image=settings["METAFLOW_SANDBOX_IMAGE"]))
+    try:
+        begin = perf_counter()
+        sandbox.put(file, PurePosixPath("/tmp/file"))
+        return perf_counter() - begin
+    finally:
+        sandbox.close()
