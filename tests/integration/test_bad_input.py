@@ -134,7 +134,7 @@ def test_unknown_attribute() -> None:
             "isolation=vm",
             "isolation='vm' is stronger than sandbox backend 'bubblewrap', which gives 'container'",
         ),
-        ("datastore_access=direct", "datastore_access='direct' needs a cloud backend"),
+        ("datastore_access=direct", "datastore_access='direct' needs a datastore that the sandbox can reach"),
     ],
 )
 def test_what_bubblewrap_cannot_do(option: str, cause: str) -> None:
