@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ NO_CONFIGURATION: dict[str, Any] = {
     "exposed_ports": [],
     "diff_ids": [],
 }
+TURN = 1.0  # seconds; what takes longer is a pull, and nobody waits for another's
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h: a sandbox's first process, once orphaned, is buried here
 _telling = threading.Lock()
+_making = threading.Lock()
 
 
 def main() -> None:
@@ -51,7 +54,8 @@ def keep(request: dict[str, Any], answers: int) -> None:
         if config.image.startswith("/"):
             # Or nitrobox asks a build service that is not there, for half a minute.
             store._image_store_populate(config.image, dict(NO_CONFIGURATION))
-        box = Sandbox(config, name=name)
+        with a_turn():
+            box = Sandbox(config, name=name)
         own = int(Path(config.env_base_dir, name, ".pid").read_text())
         first = children(own)
         try:
@@ -66,6 +70,17 @@ def keep(request: dict[str, Any], answers: int) -> None:
     except Exception as error:  # noqa: BLE001 -- nitrobox's own errors have no common class
         failure = str(error) or type(error).__name__
     tell(answers, {"name": name, "ended": failure})
+
+
+@contextlib.contextmanager
+def a_turn() -> Iterator[None]:
+    """One sandbox is made at a time: a fork in the middle of another thread's leaves a child that hangs."""
+    mine = _making.acquire(timeout=TURN)
+    try:
+        yield
+    finally:
+        if mine:
+            _making.release()
 
 
 def tell(answers: int, answer: dict[str, Any]) -> None:

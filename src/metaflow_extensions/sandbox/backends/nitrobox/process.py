@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...errors import StartFailed
 from ..inner_process import InnerProcess
 from ..local_processes import children
 from .images import complaint
@@ -18,6 +19,7 @@ from .kept import keeper
 
 WAIT = 30.0  # seconds for the loader to say that it is there
 PULL = 3.0  # seconds; what takes longer to make is being pulled
+MAKE = 60.0  # seconds to make one of a directory, where there is nothing to pull
 
 
 class NitroboxProcess(InnerProcess):
@@ -44,19 +46,27 @@ class NitroboxProcess(InnerProcess):
             listener.listen(1)
             self._kept = keeper().keep(config, name, f"python3 -I -S {entry}")
             try:
-                if not self._kept.made.wait(PULL):
-                    tell(f"pulling the image {self._image}")
-                    self._kept.made.wait()
+                self._await_made(tell)
                 self._tell_started()  # takes as long as the loader's start
                 channel = self._await_loader(listener)
                 self._tell_started()  # the loader may have been forked before
             except BaseException:
-                self._kill_first()
-                self._await_rest()
+                if self._kept.made.is_set():
+                    self._kill_first()
+                    self._await_rest()
                 raise
         socket_path.unlink()
         self._hand_over(channel, job, stdin=stdin)
         self._follow(channel)
+
+    def _await_made(self, tell: Callable[[str], None]) -> None:
+        if self._kept.made.wait(PULL):
+            return
+        if not self._image.startswith("/"):
+            tell(f"pulling the image {self._image}")
+            self._kept.made.wait()
+        elif not self._kept.made.wait(MAKE):
+            raise StartFailed(f"nitrobox has not made a sandbox of {self._image} within {MAKE:g} s: it hangs")
 
     def _tell_started(self) -> None:
         if not self._kept.ended.is_set():
