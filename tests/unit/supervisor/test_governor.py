@@ -57,7 +57,8 @@ def test_200_tasks_on_a_provider_that_allows_20() -> None:
 
     def task() -> None:
         try:
-            run(governor, provider)
+            # Long enough for twenty to be there at once, however slowly threads start.
+            run(governor, provider, seconds=0.05)
         except Exception as error:  # noqa: BLE001
             errors.append(error)
 
