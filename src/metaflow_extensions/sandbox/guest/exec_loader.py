@@ -1,4 +1,4 @@
-"""What a box runs for each command: ``python3 -c`` of this text, for Python 3.8 or newer.
+"""Runs each command of BoxLite and E2B, inside: ``python3 -c`` of this text, for Python 3.8 or newer.
 
 It starts the command with the environment, directory and streams that it is told, passes its streams on, and
 when the command ends kills all that it left. Frames come over stdin as bytes: HEAD and what it announces.
