@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from metaflow_extensions.sandbox.backends.cgroups import available
 from metaflow_extensions.sandbox.backends.interface import Feature, SandboxSpec
 from metaflow_extensions.sandbox.testing.contract import BackendContract
 from metaflow_extensions.sandbox.testing.parts import leaks
@@ -53,6 +54,12 @@ class TestBoxliteServer(BoxliteContract):
         for name, value in server.settings.items():
             monkeypatch.setenv(name, value)
         return BoxliteBackend()
+
+    @pytest.mark.skipif(
+        "cpu" not in available(), reason="the stand-in limits cores with a cgroup, none can be made"
+    )
+    def test_cpu_is_limited(self, backend: BoxliteBackend) -> None:
+        super().test_cpu_is_limited(backend)
 
 
 @pytest.mark.kvm

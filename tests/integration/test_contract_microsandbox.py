@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from metaflow_extensions.sandbox.backends.cgroups import available
 from metaflow_extensions.sandbox.backends.interface import Feature, SandboxSpec
 from metaflow_extensions.sandbox.testing.contract import BackendContract
 
@@ -51,6 +52,12 @@ class TestMicrosandbox(Contract):
         for name, value in cloud.settings.items():
             monkeypatch.setenv(name, value)
         return MicrosandboxBackend()
+
+    @pytest.mark.skipif(
+        "cpu" not in available(), reason="the stand-in limits cores with a cgroup, none can be made"
+    )
+    def test_cpu_is_limited(self, backend: MicrosandboxBackend) -> None:
+        super().test_cpu_is_limited(backend)
 
     def make_spec(self, **changes: Any) -> SandboxSpec:
         return super().make_spec(**{"image": StandIn.image, **changes})
