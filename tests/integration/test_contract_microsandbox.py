@@ -57,6 +57,8 @@ class TestMicrosandbox(Contract):
         "cpu" not in available(), reason="the stand-in limits cores with a cgroup, none can be made"
     )
     def test_cpu_is_limited(self, backend: MicrosandboxBackend) -> None:
+        """A share that is accepted and not enforced takes every core."""
+        assert Feature.CPU_LIMIT in self.features
         super().test_cpu_is_limited(backend)
 
     def make_spec(self, **changes: Any) -> SandboxSpec:
