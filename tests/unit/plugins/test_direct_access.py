@@ -94,8 +94,8 @@ def test_relay(
         (
             LISTS,
             None,
-            ("pypi.org",),
-            ("pypi.org", "s3.eu-west-1.amazonaws.com", "bucket.s3.eu-west-1.amazonaws.com"),
+            ("packages.example.org",),
+            ("packages.example.org", "s3.eu-west-1.amazonaws.com", "bucket.s3.eu-west-1.amazonaws.com"),
         ),
         (LOCAL, "direct", "host", "host"),
         (CLOUD, "direct", "public", "public"),
