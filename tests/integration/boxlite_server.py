@@ -172,11 +172,13 @@ class Server:
         if not box.machine:
             options = box.options
             network = options["network"].get("outbound") or options["network"]
+            disk = options.get("disk_size_gb")
             box.machine = Machine(
                 self._place / box.id,
                 network=network["mode"] != "disabled",
                 memory=options.get("memory_mib"),
                 cpus=options.get("cpus"),
+                disk=disk and disk * 1024,
             )
             # The test image's own, where the box names none.
             words = [*(options.get("entrypoint") or ["/bin/false"]), *(options.get("cmd") or [])]

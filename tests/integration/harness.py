@@ -51,6 +51,8 @@ def flow_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         **backend_settings(),
         "METAFLOW_USER": "tester",
         "METAFLOW_CLIENT_CACHE_PATH": str(cache),
+        # In MB; Metaflow's own default is 10 GB.
+        "METAFLOW_CLIENT_CACHE_MAX_SIZE": "300",
         **(extra or {}),
     }
 

@@ -147,7 +147,10 @@ class Cloud:
         resources = spec["resources"]
         box_id = str(uuid.uuid4())
         machine = Machine(
-            self._directory / box_id, memory=resources["memory_mib"], cpus=float(resources["vcpus"])
+            self._directory / box_id,
+            memory=resources["memory_mib"],
+            cpus=float(resources["vcpus"]),
+            disk=resources.get("disk_size_mib"),
         )
         box = self._boxes[box_id] = Box(box_id, spec, machine)
         box.failure = self._faults.pop("boot", None) or why_no_image(spec["reference"])
