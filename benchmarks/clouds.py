@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from time import perf_counter
 
 from .artifacts import BACK, OUT, both_ways
+from .disks import with_disks_in_memory
 from .images import STEPS, turns
 from .measure import Series, run_flow, series
 from .report import Row
@@ -31,7 +32,7 @@ def steps_in_clouds(directory: Path, repeat: int) -> list[Row]:
 
     rows = []
     for name in CLOUDS:
-        with running_cloud(name) as cloud:
+        with with_disks_in_memory(running_cloud(name)) as cloud:
             settings = {**cloud.settings, "METAFLOW_SANDBOX_IMAGE": "python:3.11-slim"}
             rows += steps(name, settings, directory, repeat)
             rows += large_artifact(name, settings, directory, repeat)

@@ -15,6 +15,7 @@ from time import perf_counter
 from metaflow_extensions.sandbox.backends.async_calls import loop
 from metaflow_extensions.sandbox.backends.interface import SandboxSpec
 
+from .disks import with_disks_in_memory
 from .images import STEPS, turns
 from .measure import Series, run_flow
 from .report import Row
@@ -75,7 +76,7 @@ def over_boxlite() -> Iterator[StandIn]:
 
     from metaflow_extensions.sandbox.backends.boxlite.machine import machine
 
-    with boxlite_server() as server:
+    with with_disks_in_memory(boxlite_server()) as server:
         options = boxlite.BoxliteRestOptions(server.url, credential=boxlite.ApiKeyCredential(KEY))
 
         async def live() -> None:
@@ -96,7 +97,7 @@ def over_microsandbox() -> Iterator[StandIn]:
     from metaflow_extensions.sandbox.backends.microsandbox.creation import plan
     from metaflow_extensions.sandbox.backends.microsandbox.network import Placeholders
 
-    with stand_in() as cloud:
+    with with_disks_in_memory(stand_in()) as cloud:
         microsandbox.set_default_backend(microsandbox.BackendKind.CLOUD, url=cloud.url, api_key=KEY)
 
         async def live() -> None:

@@ -7,12 +7,17 @@ import io
 import os
 import py_compile
 import stat
+import subprocess
+import sys
 import tarfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from metaflow_extensions.sandbox.guest.unpack import extract
+from metaflow_extensions.sandbox.guest import unpack
+from metaflow_extensions.sandbox.guest.unpack import SIZE, extract
 
 
 def packed(source: Path) -> bytes:
@@ -76,6 +81,33 @@ def test_bytecode_stays_valid(tmp_path: Path) -> None:
     module = tmp_path / "code" / "module.py"
     bytecode = Path(importlib.util.cache_from_source(str(module))).read_bytes()
     assert int.from_bytes(bytecode[8:12], "little") == int(module.stat().st_mtime)
+
+
+@pytest.mark.parametrize("compress", [bytes, zlib.compress], ids=["as it is", "compressed"])
+def test_archives_of_stdin_are_unpacked(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    """Guards what far sandboxes get: the same archive, a third as large."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "module.py").write_text("x = 1\n" * 1000)
+    (source / "stdio.py").write_text(
+        "import os\ndef main(words, relay): os.write(1, open(words[0], 'rb').read()); return 7\n"
+    )
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        archive.add(source, "guest")
+    data = compress(written.getvalue())
+    done = subprocess.run(
+        [
+            sys.executable,
+            *["-I", "-S", "-c", Path(unpack.__file__).read_text()],
+            "/run/metaflow-sandbox/guest/module.py",
+        ],
+        input=SIZE.pack(len(data)) + data + SIZE.pack(0),
+        env={"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (7, b"x = 1\n" * 1000)
 
 
 def test_what_no_code_package_holds_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,18 @@ import pytest
 
 from metaflow_extensions.sandbox import guest
 from metaflow_extensions.sandbox.errors import RelayError, SandboxLost
-from metaflow_extensions.sandbox.guest.stdio import ACK, CHUNK, COUNT, DATA, ERR, HEAD, OPEN, OUT, WINDOW
+from metaflow_extensions.sandbox.guest.stdio import (
+    ACK,
+    CHUNK,
+    CLOSE,
+    COUNT,
+    DATA,
+    ERR,
+    HEAD,
+    OPEN,
+    OUT,
+    WINDOW,
+)
 from metaflow_extensions.sandbox.relay.stdio import Channel, StdioRelay
 
 from .parts import WAIT, short_directory
@@ -225,3 +236,67 @@ def test_acknowledging_what_was_not_sent_gains_nothing() -> None:
     channels[0].shutdown(0)
     blocked.join(WAIT)
     assert len(refused) == 1
+
+
+def opened(first: bytes) -> tuple[Channel, StdioRelay, list[bytes]]:
+    """A channel that the guest has opened and written to, and the frames that go to the guest."""
+    sent: list[bytes] = []
+    channels: list[Channel] = []
+    relay = StdioRelay(channels.append, sent.append)
+    assert list(relay.feed(HEAD.pack(OPEN, 1, 0) + (data_frame(first) if first else b""))) == []
+    return channels[0], relay, sent
+
+
+def data_frame(content: bytes) -> bytes:
+    """A frame of the channel."""
+    return HEAD.pack(DATA, 1, len(content)) + content
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread does."""
+    reached = threading.Event()
+    for _ in range(int(WAIT / 0.01)):
+        if condition():
+            return
+        reached.wait(0.01)
+    raise AssertionError("it never happened")
+
+
+def test_answers_to_one_frame_are_one_frame() -> None:
+    """Guards against small frames one after the other: each but the first may take 40 ms (Nagle)."""
+    channel, relay, sent = opened(b"onetwo")
+
+    def serve() -> None:
+        with channel.makefile("rb", 1 << 16) as reader, channel.makefile("wb", 1 << 16) as writer:
+            while request := reader.read(3):
+                writer.write(request.upper())
+                writer.flush()
+
+    serving = threading.Thread(target=serve, daemon=True)
+    serving.start()
+    until(lambda: sent)
+    assert sent == [data_frame(b"ONETWO")]
+    relay.close()
+    serving.join(WAIT)
+    assert len(sent) == 1
+
+
+def test_what_is_written_while_somebody_reads_goes_at_once() -> None:
+    """Guards terminals, whose two directions have a thread each."""
+    channel, relay, sent = opened(b"")
+    reading = threading.Thread(target=channel.take, args=(100,), daemon=True)
+    reading.start()
+    until(lambda: channel._awaited)
+    channel.give(memoryview(b"now"))
+    assert sent == [data_frame(b"now")]
+    relay.close()
+    reading.join(WAIT)
+
+
+def test_nothing_is_kept_at_the_end() -> None:
+    """Guards a last answer after which nobody reads."""
+    channel, _, sent = opened(b"")
+    channel.give(memoryview(b"bye"))
+    assert sent == []
+    channel.close()
+    assert sent == [data_frame(b"bye"), HEAD.pack(CLOSE, 1, 0)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -109,6 +110,14 @@ def test_archives_hold_what_is_needed(here: Surroundings) -> None:
     assert {(member.uid, member.uname) for member in whole.values()} == {(0, "")}
 
 
+def test_far_sandboxes_are_sent_less(here: Surroundings) -> None:
+    """Guards what goes over the internet with each task: the same archive, compressed."""
+    near = here.archives.of_run(here.code(), hosted=False)
+    far = here.archives.of_run(here.code(), hosted=False, compressed=True)
+    assert zlib.decompress(far.read_bytes()) == near.read_bytes()
+    assert far.stat().st_size < near.stat().st_size / 2
+
+
 def test_archives_are_framed(here: Surroundings) -> None:
     """Guards the lengths, by which the guest knows where the relay's frames begin."""
     archive = task_archive({"config.json": here.directory / "code" / "flow.py"}, here.directory)
@@ -116,6 +125,8 @@ def test_archives_are_framed(here: Surroundings) -> None:
     (size,) = SIZE.unpack(sent[: SIZE.size])
     assert sent[SIZE.size : SIZE.size + size] == archive.read_bytes()
     assert len(sent) == 2 * (SIZE.size + size) + SIZE.size
+    # One piece: each small one is a call to the provider of its own.
+    assert len(list(framed(archive, archive))) == 1
     assert sent[-SIZE.size :] == SIZE.pack(0)
     with tarfile.open(fileobj=io.BytesIO(sent[SIZE.size :])) as first:
         assert first.getnames() == ["config.json"]

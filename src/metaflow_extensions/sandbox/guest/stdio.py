@@ -20,6 +20,9 @@ HEAD = struct.Struct("!BII")
 OUT, ERR, OPEN, DATA, CLOSE, ACK = range(1, 7)
 COUNT = struct.Struct("!I")  # what an ACK carries: bytes taken in
 WINDOW = 2 << 20  # bytes: a round trip to a cloud takes tens of milliseconds
+# Bytes taken in, of which the other side hears at once: a small frame before each answer waits for TCP's own
+# acknowledgement, 40 ms where the provider's SDK leaves Nagle's algorithm on.
+ACK_AFTER = WINDOW // 4
 CHUNK = 64 * 1024  # bytes, the longest frame
 LAST_WORDS = 5.0  # seconds for what is on its way when the step has ended
 
@@ -31,6 +34,7 @@ class Channel:
         self.connection = connection
         self.pending = bytearray()
         self.credit = WINDOW
+        self.taken = 0  # bytes passed on that the launcher has not heard of
         self.closing = False  # the launcher has closed it: what is pending is still passed on
 
     def events(self) -> int:
@@ -112,7 +116,10 @@ class Multiplexer:
             if channel.pending:
                 sent = channel.connection.send(channel.pending)
                 del channel.pending[:sent]
-                write_frame(ACK, number, COUNT.pack(sent))
+                channel.taken += sent
+                if channel.taken >= ACK_AFTER:
+                    write_frame(ACK, number, COUNT.pack(channel.taken))
+                    channel.taken = 0
             if happened & (select.POLLIN | select.POLLHUP) and channel.credit and not channel.closing:
                 data = channel.connection.recv(min(CHUNK, channel.credit))
                 if not data:

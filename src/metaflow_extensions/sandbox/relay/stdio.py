@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, cast
 
 from ..errors import RelayError, SandboxError
-from ..guest.stdio import ACK, CHUNK, CLOSE, COUNT, DATA, ERR, HEAD, OPEN, OUT, WINDOW
-
-ACK_AFTER = WINDOW // 4  # bytes taken in
+from ..guest.stdio import ACK, ACK_AFTER, CHUNK, CLOSE, COUNT, DATA, ERR, HEAD, OPEN, OUT, WINDOW
 
 Send = Callable[[int, int, bytes], None]
 
 
 class Channel:
-    """One connection of the guest, with as much of a socket's interface as the relay uses."""
+    """One connection of the guest, with as much of a socket's interface as the relay uses.
+
+    What is written while nobody waits for the guest goes out with what follows, at the latest when somebody
+    waits: answers to several requests in one frame are one frame, too. A small frame behind another one waits
+    for TCP's acknowledgement of that, 40 ms where a provider's SDK leaves Nagle's algorithm on.
+    """
 
     def __init__(self, number: int, send: Send, closed: Callable[[int], None]) -> None:
         self._number = number
@@ -29,7 +32,10 @@ class Channel:
         self._taken = 0
         self._credit = WINDOW
         self._ended = False
+        self._awaited = False
+        self._outgoing = bytearray()
         self._changed = threading.Condition()
+        self._sending = threading.Lock()
 
     def makefile(self, mode: str, size: int) -> BinaryIO:
         """A buffered reader (``rb``) or writer (``wb``)."""
@@ -49,6 +55,7 @@ class Channel:
         self.shutdown(0)
         self._closed(self._number)
         with contextlib.suppress(BrokenPipeError):
+            self._flush()
             self._send(CLOSE, self._number, b"")
 
     def feed(self, data: bytes) -> None:
@@ -69,7 +76,13 @@ class Channel:
     def take(self, size: int) -> bytes:
         """At most so many bytes that have arrived, empty at the end."""
         with self._changed:
+            self._awaited = not (self._arrived or self._ended)
+        if self._awaited:
+            with contextlib.suppress(BrokenPipeError):
+                self._flush()
+        with self._changed:
             self._changed.wait_for(lambda: self._arrived or self._ended)
+            self._awaited = False
             if not self._arrived:
                 return b""
             data = self._arrived.popleft()
@@ -77,7 +90,7 @@ class Channel:
                 self._arrived.appendleft(data[size:])
                 data = data[:size]
             self._taken += len(data)
-            acknowledged = self._taken if self._taken >= ACK_AFTER or not self._arrived else 0
+            acknowledged = self._taken if self._taken >= ACK_AFTER else 0
             self._held -= acknowledged
             self._taken -= acknowledged
         if acknowledged:
@@ -87,14 +100,26 @@ class Channel:
 
     def give(self, data: memoryview) -> int:
         """Send at most as much as fits; how much. Raises BrokenPipeError after the end."""
+        if not self._credit:
+            self._flush()
         with self._changed:
             self._changed.wait_for(lambda: self._credit or self._ended)
             if self._ended:
                 raise BrokenPipeError("the relay's channel was closed")
-            part = bytes(data[: min(self._credit, CHUNK)])
+            part = data[: min(self._credit, CHUNK)]
             self._credit -= len(part)
-        self._send(DATA, self._number, part)
+            self._outgoing += part
+            due = self._awaited or len(self._outgoing) >= CHUNK
+        if due:
+            self._flush()
         return len(part)
+
+    def _flush(self) -> None:
+        with self._sending:
+            with self._changed:
+                data, self._outgoing = bytes(self._outgoing), bytearray()
+            for at in range(0, len(data), CHUNK):
+                self._send(DATA, self._number, data[at : at + CHUNK])
 
 
 class _Raw(io.RawIOBase):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 import threading
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ..guest.unpack import SIZE
 from .inside import BOOTSTRAP, CODE, INSIDE, LIBRARIES, S3_LIBRARIES
@@ -32,20 +35,25 @@ class Archives:
         self._libraries = libraries
         self._making = threading.Lock()
 
-    def of_run(self, code: Path, *, hosted: bool, s3: str = "") -> Path:
+    def of_run(self, code: Path, *, hosted: bool, s3: str = "", compressed: bool = False) -> Path:
         """The guest and the flow's code; unless ``hosted``, Metaflow and its extensions as well.
 
-        ``s3`` is a directory with boto3 that goes along.
+        ``s3`` is a directory with boto3 that goes along. Compressed it is a third as large, and the guest
+        takes 40 ms longer: for who is far away.
         """
         # As below: it takes as long to import as everything else here, and most runs mount.
         import tarfile
 
-        name = "hosted" if hosted else "whole"
-        path = self._directory / (f"{name}-s3.tar" if s3 else f"{name}.tar")
+        name = f"{'hosted' if hosted else 'whole'}{'-s3' if s3 else ''}"
+        path = self._directory / f"{name}.{'tar.z' if compressed else 'tar'}"
         with self._making:
             if not path.exists():
                 draft = path.with_suffix(".draft")
-                with tarfile.open(draft, "w", format=tarfile.GNU_FORMAT) as archive:
+                with (
+                    draft.open("wb") as file,
+                    deflating(file) if compressed else contextlib.nullcontext(file) as target,
+                    tarfile.open(fileobj=target, mode="w|", format=tarfile.GNU_FORMAT) as archive,
+                ):
                     archive.add(BOOTSTRAP.parent, "guest", filter=_wanted)
                     archive.add(code, CODE, filter=_anonymous)
                     for name, source in {} if hosted else self._libraries.items():
@@ -54,6 +62,20 @@ class Archives:
                         archive.add(s3, S3_LIBRARIES, filter=_anonymous)
                 draft.rename(path)
         return path
+
+
+@contextlib.contextmanager
+def deflating(target: BinaryIO) -> Iterator[BinaryIO]:
+    """What is written to it reaches ``target`` compressed, in zlib's own format."""
+    deflate = zlib.compressobj()
+
+    class Deflating(io.RawIOBase):
+        def write(self, data: bytes) -> int:  # type: ignore[override]
+            target.write(deflate.compress(data))
+            return len(data)
+
+    yield cast("BinaryIO", Deflating())
+    target.write(deflate.flush())
 
 
 def task_archive(files: Mapping[str, Path], directory: Path) -> Path:
@@ -83,13 +105,17 @@ def pack(environment: Path, target: Path, place: PurePosixPath) -> None:
 
 
 def framed(*archives: Path) -> Iterator[bytes]:
-    """Each archive behind its length, in pieces; a length of 0 ends them."""
+    """Each archive behind its length, in pieces that are no smaller than need be; a length of 0 ends them."""
+    piece = b""
     for archive in archives:
-        yield SIZE.pack(archive.stat().st_size)
+        piece += SIZE.pack(archive.stat().st_size)
         with archive.open("rb") as source:
-            while chunk := source.read(CHUNK):
-                yield chunk
-    yield SIZE.pack(0)
+            while chunk := source.read(CHUNK - len(piece)):
+                piece += chunk
+                if len(piece) == CHUNK:
+                    yield piece
+                    piece = b""
+    yield piece + SIZE.pack(0)
 
 
 def _anonymous(member: TarInfo) -> TarInfo:

@@ -73,7 +73,9 @@ class Transport(Protocol):
 
 def transport(features: frozenset[Feature], relay: TaskRelay, surroundings: Surroundings) -> Transport:
     """The best way that a backend with those features has; without mounts it needs STDIN."""
-    return (Mounts if Feature.MOUNT in features else Pipes)(relay, surroundings)
+    if Feature.MOUNT in features:
+        return Mounts(relay, surroundings)
+    return Pipes(relay, surroundings, far=Feature.REMOTE in features)
 
 
 class Mounts:
@@ -126,9 +128,10 @@ class Mounts:
 class Pipes:
     """Everything goes over the command's stdin and stdout: archives first, then the relay's channels."""
 
-    def __init__(self, relay: TaskRelay, surroundings: Surroundings) -> None:
+    def __init__(self, relay: TaskRelay, surroundings: Surroundings, *, far: bool) -> None:
         self._here = surroundings
         self._relay = relay
+        self._far = far
 
     def spec(self) -> SandboxSpec:
         """The sandbox as the step asks for it."""
@@ -150,7 +153,8 @@ class Pipes:
         here = self._here
         channels = StdioRelay(self._relay.accept, process.send)
         libraries = here.task.direct.libraries if here.task.direct else ""
-        archives = [here.archives.of_run(here.code(), hosted=here.task.hosted, s3=libraries)]
+        hosted = here.task.hosted
+        archives = [here.archives.of_run(here.code(), hosted=hosted, s3=libraries, compressed=self._far)]
         archives.append(task_archive(here.files(), here.directory))
         if here.environment:
             archives.append(here.environment.archive())
