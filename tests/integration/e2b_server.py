@@ -18,6 +18,7 @@ import re
 import secrets
 import shutil
 import sys
+import tarfile
 import tempfile
 import urllib.parse
 from collections.abc import AsyncIterator
@@ -39,12 +40,15 @@ from e2b.api.client.models import (
     SandboxState,
     SandboxTimeoutRequest,
     TemplateAliasResponse,
+    TemplateBuildFileUpload,
     TemplateBuildInfo,
     TemplateBuildRequestV3,
     TemplateBuildStartV2,
     TemplateBuildStatus,
     TemplateRequestResponseV3,
+    TemplateStep,
 )
+from e2b.api.client.types import Unset
 from e2b.envd.process import process_connect, process_pb
 from protobuf import Oneof
 from starlette.applications import Starlette
@@ -126,6 +130,10 @@ class Template:
     status: TemplateBuildStatus = TemplateBuildStatus.WAITING
     log: list[str] = field(default_factory=list)
 
+    def place(self, place: Path) -> Path:
+        """The directory of the machine that its sandboxes begin as."""
+        return place / f"template-{self.build}"
+
 
 @dataclass
 class Started:
@@ -201,6 +209,8 @@ class Server:
             Route(f"{box}/timeout", self.checked(self.set_timeout), methods=["POST"]),
             Route("/templates/aliases/{name}", self.checked(self.find_template)),
             Route("/v3/templates", self.checked(self.make_template), methods=["POST"]),
+            Route("/templates/{template}/files/{hash}", self.checked(self.find_files)),
+            Route("/stand-in/files/{hash}", self.keep_files, methods=["PUT"]),
             Route(f"/v2{build}", self.checked(self.build), methods=["POST"]),
             Route(f"{build}/status", self.checked(self.build_status)),
             Route("/files", self.write_file, methods=["POST"]),
@@ -298,6 +308,7 @@ class Server:
         now = datetime.datetime.now(datetime.timezone.utc)
         limits = {"memory": template.memory, "cpus": float(template.cores)}
         network = self.faults.network and asked.allow_internet_access is not False
+        shutil.copytree(template.place(self.place), self.place / name, symlinks=True)
         machine = Machine(self.place / name, network=network, **limits)  # type: ignore[arg-type]  # one of each
         box = Box(name, template, asked.metadata, machine, now, now)
         self.boxes[name] = box
@@ -403,9 +414,46 @@ class Server:
         image = str(asked.from_image)
         template.log += [f"FROM {image}", "the image is there"]
         reason = self.faults.build or ("" if REFERENCE.match(image) else f"invalid reference format: {image}")
+        machine = Machine(template.place(self.place))
+        for step in [] if reason or isinstance(asked.steps, Unset) else asked.steps:
+            reason = reason or await self.carry_out(step, machine, template.log)
         template.status = TemplateBuildStatus.ERROR if reason else TemplateBuildStatus.READY
         template.log += [reason] if reason else []
         return Response(status_code=202)
+
+    async def carry_out(self, step: TemplateStep, machine: Machine, log: list[str]) -> str:
+        """One step of a build, as root; why it failed, or nothing."""
+        assert not isinstance(step.args, Unset)
+        log.append(f"{step.type_} {step.args[0]}"[:200])
+        if step.type_ == "COPY":
+            target = machine.root / step.args[1].lstrip("/")
+            assert step.args[1].endswith("/"), "what is copied goes into a directory"
+            target.mkdir(parents=True, exist_ok=True)
+            with tarfile.open(self.place / "files" / str(step.files_hash)) as archive:
+                archive.extractall(target, filter="tar")
+            return ""
+        assert step.type_ == "RUN"
+        running = await machine.start(["/bin/sh", "-c", step.args[0]], env=ENVIRONMENT, cwd="/")
+        out, err = await asyncio.gather(running.stdout.read(), running.stderr.read())
+        log += (out + err).decode(errors="replace").splitlines()
+        code = await running.wait()
+        return f"failed to run command: exit status {code}" if code else ""
+
+    async def find_files(self, request: Request) -> Response:
+        """Where files for a build go, and whether they are there."""
+        name = request.path_params["hash"]
+        present = (self.place / "files" / name).exists()
+        link = TemplateBuildFileUpload(present, url=f"{request.base_url}stand-in/files/{name}")
+        return JSONResponse(link.to_dict(), 201)
+
+    async def keep_files(self, request: Request) -> Response:
+        """Take them."""
+        (self.place / "files").mkdir(exist_ok=True)
+        with (self.place / "files" / Path(request.path_params["hash"]).name).open("wb") as file:
+            async for chunk in request.stream():
+                file.write(chunk)
+        self.asked.append({"files": request.path_params["hash"]})
+        return Response(status_code=200)
 
     async def build_status(self, request: Request) -> Response:
         """How that goes."""

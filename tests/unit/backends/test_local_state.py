@@ -159,3 +159,19 @@ def test_destroying_at_once_leaves_nothing(tmp_path: Path) -> None:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(LocalState.destroy, [state] * 4))
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_launcher_killed_while_it_writes_keeps_nobody_from_cleaning_up(tmp_path: Path) -> None:
+    """Guards against half a file, at which whoever cleans up would stop."""
+    state = LocalState.create(tmp_path, {})
+    script = (
+        "import os, pathlib, sys\n"
+        "from metaflow_extensions.sandbox.backends.local_state import LocalState\n"
+        "write = pathlib.Path.write_text\n"
+        "def half(path, text): write(path, text[: len(text) // 2]); os._exit(9)\n"
+        "pathlib.Path.write_text = half\n"
+        "LocalState.find(pathlib.Path(sys.argv[1]), sys.argv[2]).keep_groups([pathlib.Path('/sys/x')])\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, tmp_path, state.id], check=False).returncode == 9
+    state.destroy()
+    assert not state.directory.exists()

@@ -88,6 +88,36 @@ def test_one_refused_save_among_many(bench: Bench, client: RelayClient) -> None:
     client.save(STORE, [(f"{OWN}/1.y", io.BytesIO(b"y"), None)], True)
 
 
+def test_what_is_posted_is_done_in_order(bench: Bench, client: RelayClient) -> None:
+    """Guards against records that are lost, or answers that do not belong to their requests."""
+    bench.put(f"{INPUT}/0.x", b"xyz")
+    for number in range(3 * PIPELINED):
+        client.post("register_metadata", items=[entry(str(number))])
+        assert number % 50 or client.call("size_file", store=STORE, path=f"{INPUT}/0.x") == {"size": 3}
+    assert client.load_all(STORE, [f"{INPUT}/0.x"]) == [(True, None, b"xyz")]
+    client.settle()
+    registered = [call[2][0][1] for call in bench.services.calls if call[0] == "metadata"]
+    assert registered == [str(number) for number in range(3 * PIPELINED)]
+
+
+@pytest.mark.parametrize("following", ["settle", "save"])
+def test_a_refused_post_is_raised_by_what_follows(client: RelayClient, following: str) -> None:
+    """Guards against results that are handed in although a record was refused."""
+    client.post("register_metadata", items=[{**entry("x"), "tags": 7}])
+    assert client.call("heartbeat") == {}
+    with pytest.raises(RelayRefused, match="tags"):
+        if following == "settle":
+            client.settle()
+        else:
+            client.save(STORE, [(f"{OWN}/1.y", io.BytesIO(b"y"), None)], True)
+    client.settle()
+
+
+def entry(value: str) -> dict[str, Any]:
+    """One of a task's records."""
+    return {"field": "a", "value": value, "type": "c", "tags": []}
+
+
 def test_loads(bench: Bench, client: RelayClient) -> None:
     """Guards against objects that come without their metadata, or are not missed."""
     content = os.urandom(3_000_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from metaflow.datastore.content_addressed_store import ContentAddressedStore
 
 from metaflow_extensions.sandbox.guest.client import RelayClient
 from metaflow_extensions.sandbox.plugins.guest_providers import storage as module
+from metaflow_extensions.sandbox.plugins.guest_providers.relay import RelayException
 from metaflow_extensions.sandbox.plugins.guest_providers.storage import (
     MEASURED,
     SLOW,
@@ -19,7 +21,7 @@ from metaflow_extensions.sandbox.plugins.guest_providers.storage import (
     LocalRelayStorage,
 )
 
-from ..relay.parts import Bench, DirectoryStorage, listening
+from ..relay.parts import OWN, Bench, DirectoryStorage, listening
 
 SMALL_ONES = [b"%d" % number for number in range(40)]
 LARGE_ONE = os.urandom(3 * SMALL)
@@ -87,3 +89,12 @@ def test_a_near_datastore_is_asked(far: Far, monkeypatch: pytest.MonkeyPatch) ->
     save(*SMALL_ONES)
     assert len(far.asked) == 2 * len(SMALL_ONES)
     assert len(far.saved) == saved
+
+
+def test_nothing_is_marked_as_done_whose_records_were_refused(far: Far) -> None:
+    """Guards the mark that a run's readers go by against records that are still under way when it is set."""
+    mark = f"{OWN}/1.DONE.lock"
+    module.client.post("register_metadata", items=[{"field": "a", "value": "b", "type": "c", "tags": 7}])
+    with pytest.raises(RelayException, match="tags"):
+        LocalRelayStorage("/data").save_bytes([(mark, io.BytesIO(b""))])
+    assert not (far.root / mark).exists()

@@ -33,6 +33,7 @@ class Feature(enum.Enum):
     GPU = "GPUs can be passed in"
     REMOTE = "sandboxes are on a provider's machines, far from the launcher and near to its cloud storage"
     SECRETS = "secrets are put into requests on their way out, and never enter"
+    LAYERS = "files become part of what sandboxes are made from, once for all of them"
 
 
 class Isolation(enum.IntEnum):
@@ -99,6 +100,18 @@ class Secret:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """Files that a sandbox has from its start: those of a compressed tar, with names that begin below ``place``.
+
+    Absolute names stay as they are. ``key`` is the content's: the same one is the same files.
+    """
+
+    key: str
+    archive: Path = field(compare=False)
+    place: PurePosixPath
+
+
+@dataclass(frozen=True)
 class SandboxSpec:
     """Everything a backend needs to make one sandbox.
 
@@ -121,6 +134,7 @@ class SandboxSpec:
     lifetime: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     secrets: Sequence[Secret] = ()
+    layer: Layer | None = None
     tell: Callable[[str], None] | None = field(default=None, compare=False)
 
 

@@ -94,10 +94,8 @@ class LocalState:
         try:
             for name in ("processes", "files"):
                 (state.directory / name).mkdir()
-            # Written last and moved into place: a directory with a readable info.json is a whole one.
-            draft = state.directory / "info.draft"
-            draft.write_text(json.dumps({"labels": dict(labels), "created": time.time()}))
-            draft.rename(state.directory / "info.json")
+            # Last: a directory with a readable info.json is a whole one.
+            state.keep("info.json", json.dumps({"labels": dict(labels), "created": time.time()}))
         except OSError:  # a full disk
             shutil.rmtree(state.directory)
             raise
@@ -140,7 +138,7 @@ class LocalState:
     def record(self, pid: int) -> None:
         """Remember a process that nobody has waited for. Raises SandboxLost when the sandbox is gone."""
         try:
-            (self.directory / "processes" / str(pid)).write_text(start_time(pid))
+            self.keep(f"processes/{pid}", start_time(pid))
         except FileNotFoundError as error:
             raise SandboxLost(f"sandbox {self.id} was closed or destroyed: open a new one") from error
 
@@ -162,7 +160,13 @@ class LocalState:
 
     def keep_groups(self, paths: Iterable[Path]) -> None:
         """Remember cgroups, which outlive a launcher that is killed."""
-        (self.directory / "groups.json").write_text(json.dumps([str(path) for path in paths]))
+        self.keep("groups.json", json.dumps([str(path) for path in paths]))
+
+    def keep(self, name: str, text: str) -> None:
+        """Write a file of the state, whole or not at all: whoever writes it may be killed at any moment."""
+        draft = self.directory / f"{Path(name).name}.draft"
+        draft.write_text(text)
+        draft.rename(self.directory / name)
 
     def end_processes(self) -> None:
         """Kill every remembered process and wait for it; from then on none is remembered any more."""

@@ -78,6 +78,8 @@ def _needs(spec: SandboxSpec) -> Iterator[tuple[str, Feature]]:
         yield f"network={list(spec.network)!r}", Feature.EGRESS_LIST
     if spec.mounts:
         yield f"mounts={[str(mount.target) for mount in spec.mounts]!r}", Feature.MOUNT
+    if spec.layer:
+        yield f"layer={str(spec.layer.place)!r}", Feature.LAYERS
     if spec.secrets:
         yield f"secrets={[secret.name for secret in spec.secrets]!r}", Feature.SECRETS
     if spec.python is not None:

@@ -49,14 +49,20 @@ class Connection:
         self.collect(0)
         return self.answer()
 
+    def post(self, verb: str, **arguments: Any) -> None:
+        """One request whose answer nobody waits for; its refusal is raised by ``settle``."""
+        arguments["verb"] = verb
+        with told_when_closed():
+            self.writer.write(encode_frame(arguments))
+            self.writer.flush()
+        self._count()
+
     def send(self, header: Dict[str, Any], source: BinaryIO) -> None:
         """Queue a request with the bytes of ``source`` behind it; ``collect`` takes its answer."""
         with told_when_closed():
             self.writer.write(encode_frame(header))
             write_stream(self.writer, source)
-        self._unanswered += 1
-        if self._unanswered >= PIPELINED:
-            self.collect(PIPELINED // 2)
+        self._count()
 
     def collect(self, down_to: int) -> None:
         """Read answers to queued requests until ``down_to`` are left; refusals are kept."""
@@ -66,6 +72,18 @@ class Connection:
                 self.answer()
             except RelayRefused as error:
                 self.refused.append(error)
+
+    def settle(self) -> None:
+        """Wait for the answers to all that was queued. Raises RelayRefused for the first refusal."""
+        self.collect(0)
+        refused, self.refused = self.refused, []
+        if refused:
+            raise refused[0]
+
+    def _count(self) -> None:
+        self._unanswered += 1
+        if self._unanswered >= PIPELINED:
+            self.collect(PIPELINED // 2)
 
     def answer(self) -> Dict[str, Any]:
         """The next answer's header. Raises RelayRefused when it is a refusal."""
@@ -105,6 +123,14 @@ class RelayClient:
         """One request and its answer."""
         return self.connection().call(verb, **arguments)
 
+    def post(self, verb: str, **arguments: Any) -> None:
+        """One request; what is wrong with it is raised by this thread's next ``save`` or ``settle``."""
+        self.connection().post(verb, **arguments)
+
+    def settle(self) -> None:
+        """Wait until what this thread has posted is done. Raises RelayRefused when it was refused."""
+        self.connection().settle()
+
     def save(
         self, store: str, items: Iterable[Tuple[str, BinaryIO, Optional[Dict[str, Any]]]], overwrite: bool
     ) -> None:
@@ -116,10 +142,7 @@ class RelayClient:
                 {"verb": "save", "store": store, "path": path, "meta": metadata, "overwrite": overwrite},
                 source,
             )
-        connection.collect(0)
-        refused, connection.refused = connection.refused, []
-        if refused:
-            raise refused[0]
+        connection.settle()
 
     def load(self, store: str, path: str) -> Tuple[bool, Optional[Dict[str, Any]], Iterator[bytes]]:
         """(found, metadata, chunks); the chunks have to be read to their end."""
@@ -135,10 +158,10 @@ class RelayClient:
         One that is refused further on counts as not found: nobody has asked for it yet.
         """
         connection = self.connection()
-        connection.collect(0)
         with told_when_closed():
             for path in paths:
                 connection.writer.write(encode_frame({"verb": "load", "store": store, "path": path}))
+        connection.collect(0)
         objects: List[Tuple[bool, Optional[Dict[str, Any]], bytes]] = []
         refused = None
         for path in paths:

@@ -38,9 +38,9 @@ FRAME = struct.Struct("!BI")  # kind, bytes that follow
 CODE = struct.Struct("!I")
 OUT, ERR, EXIT = range(1, 4)
 MARK = b"~"  # around what a call answers, which the shell's own words may precede
-WINDOW = 4 << 20  # bytes
+WINDOW = 6 << 20  # bytes
 CHUNK = 64 * 1024  # bytes
-GATHER = 0.003  # seconds for more to come along with a little output: another call takes longer
+GATHER = 0.001  # seconds for more to come along with a little output: another call takes longer
 LINGER = 900.0  # seconds after the end without being asked
 PATIENCE = 10.0  # seconds for what takes none
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -91,7 +91,7 @@ class Holder:
                 poll.register(descriptor, select.POLLIN)
             now = time.monotonic()
             until = min([request.until for request in self.waiting] or [now + PATIENCE])
-            for descriptor, _ in poll.poll(max(0.0, until - now) * 1000 + 1):
+            for descriptor, _ in poll.poll(max(0.0, until - now) * 1000):
                 self.handle(descriptor)
             self.bury()
             self.finish()

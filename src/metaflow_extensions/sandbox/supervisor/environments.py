@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..backends.interface import Backend, Process, Sandbox, SandboxSpec
+from ..backends.interface import Backend, Layer, Process, Sandbox, SandboxSpec
 from ..errors import PackagesFailed
 from ..guest.conda import PREFIX
 from ..packages.cache import PackageCache
 from .archives import pack
-from .inside import ENVIRONMENT, INSIDE
+from .inside import ENVIRONMENT, INSIDE, LAYERS
 from .protocol import TaskSettings
 
 
@@ -30,6 +30,15 @@ class Environment:
         """Where it is inside: a conda environment can be in the one place only that it was made for."""
         prefix = self.directory / PREFIX
         return PurePosixPath(prefix.read_text()) if prefix.exists() else INSIDE / ENVIRONMENT
+
+    def layer(self) -> Layer:
+        """The same for a backend that makes its sandboxes from it."""
+        return Layer(self.key, self.archive(), LAYERS / self.key)
+
+    @property
+    def place_in_layer(self) -> PurePosixPath:
+        """Where it is then."""
+        return LAYERS / self.key / self.place.relative_to(INSIDE) if INSIDE in self.place.parents else self.place
 
     def archive(self) -> Path:
         """The same as a compressed archive, which is unpacked where the guest keeps what it is sent."""

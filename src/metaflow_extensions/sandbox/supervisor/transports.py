@@ -75,7 +75,7 @@ def transport(features: frozenset[Feature], relay: TaskRelay, surroundings: Surr
     """The best way that a backend with those features has; without mounts it needs STDIN."""
     if Feature.MOUNT in features:
         return Mounts(relay, surroundings)
-    return Pipes(relay, surroundings, far=Feature.REMOTE in features)
+    return Pipes(relay, surroundings, features)
 
 
 class Mounts:
@@ -126,25 +126,31 @@ class Mounts:
 
 
 class Pipes:
-    """Everything goes over the command's stdin and stdout: archives first, then the relay's channels."""
+    """Everything goes over the command's stdin and stdout: archives first, then the relay's channels.
 
-    def __init__(self, relay: TaskRelay, surroundings: Surroundings, *, far: bool) -> None:
+    Packages go with what the sandbox is made from, where the backend can.
+    """
+
+    def __init__(self, relay: TaskRelay, surroundings: Surroundings, features: frozenset[Feature]) -> None:
         self._here = surroundings
         self._relay = relay
-        self._far = far
+        self._far = Feature.REMOTE in features
+        self._layered = surroundings.environment if Feature.LAYERS in features else None
 
     def spec(self) -> SandboxSpec:
-        """The sandbox as the step asks for it."""
-        return self._here.task.spec
+        """The sandbox as the step asks for it, with its packages."""
+        layer = self._layered and self._layered.layer()
+        return dataclasses.replace(self._here.task.spec, layer=layer)
 
     def command(self) -> Command:
         """A program that unpacks what comes over stdin."""
         here = self._here
-        words = step_words(here.run, here.task, here.argv, here.packages)
+        packages = self._layered.place_in_layer if self._layered else here.packages
+        words = step_words(here.run, here.task, here.argv, packages)
         program = Path(unpack.__file__).read_text()
         return Command(
             [interpreter(here.task, here.argv), "-I", "-S", "-c", program, str(INSIDE / CODE), "--", *words],
-            env=step_variables(here.task, here.packages),
+            env=step_variables(here.task, packages),
             stdin=True,
         )
 
@@ -156,7 +162,7 @@ class Pipes:
         hosted = here.task.hosted
         archives = [here.archives.of_run(here.code(), hosted=hosted, s3=libraries, compressed=self._far)]
         archives.append(task_archive(here.files(), here.directory))
-        if here.environment:
+        if here.environment and not self._layered:
             archives.append(here.environment.archive())
         channels.send_ahead(framed(*archives))
         try:

@@ -26,7 +26,7 @@ def state_directory() -> Path:
 def remember(state: LocalState, place: Place) -> None:
     """Keep where a sandbox's box will be; never a credential."""
     kept = {"url": place.url, "prefix": place.prefix, "home": str(place.home) if place.home else None}
-    (state.directory / PLACE).write_text(json.dumps(kept))
+    state.keep(PLACE, json.dumps(kept))
 
 
 def end(base: str, *sandbox_ids: str) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from ...errors import SandboxError, SandboxLost
 from ...guest.holder import END, SEND
 
-BATCH = 1 << 20  # bytes in one call
-HELD = 2 << 20  # bytes that wait here before a sender has to
-GATHER = 0.002  # seconds for more to come along with a little: a call takes longer
+BATCH = 3 << 20  # bytes in one call, which has 8 MB at the most
+HELD = 2 * BATCH  # bytes that wait here before a sender has to
+GATHER = 0.0005  # seconds for more to come along with a little: a call takes longer
 LITTLE = 64 * 1024  # bytes
 WAIT = 10.0  # seconds for the command to take something
 

@@ -12,7 +12,7 @@ from ..interface import Output, Stream
 from .feeder import Feeder
 from .toolbox import Toolbox
 
-MOST = 2 << 20  # bytes in one answer
+MOST = 3 << 20  # bytes in one answer
 HELD = 4 << 20  # bytes that wait for a reader before no more are asked for
 WAIT = 15.0  # seconds that a call waits for output, which also keeps the sandbox from being stopped
 FULL = 2.0  # seconds between calls while a reader is awaited

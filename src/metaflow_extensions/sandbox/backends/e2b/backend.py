@@ -16,7 +16,7 @@ from ..default_image import DEFAULT_IMAGE
 from ..interface import Feature, Isolation, SandboxInfo, SandboxSpec
 from ..options import check_options
 from ..warden import warden
-from . import account, creation, leftovers
+from . import account, creation, layers, leftovers
 from .sandbox import E2BSandbox
 from .templates import Templates, wanted
 
@@ -39,6 +39,7 @@ class E2BBackend:
             Feature.EGRESS_LIST,
             Feature.CPU_LIMIT,
             Feature.MEMORY_LIMIT,
+            Feature.LAYERS,
         }
     )
 
@@ -52,7 +53,8 @@ class E2BBackend:
         template = wanted(spec)
         account.key()
         if isinstance(template, str):
-            return self._made(spec, template)
+            sandbox = self._made(spec, template)
+            return layers.add(sandbox, spec.layer) if spec.layer else sandbox
         name = _templates.ensure(template, spec.tell)
         try:
             return self._made(spec, name)

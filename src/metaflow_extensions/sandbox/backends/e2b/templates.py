@@ -15,7 +15,8 @@ from e2b.exceptions import BuildException
 
 from ...errors import SandboxError, StartFailed, UnsupportedOption
 from ..default_image import DEFAULT_IMAGE
-from ..interface import SandboxSpec
+from ..interface import Layer, SandboxSpec
+from . import layers
 from .account import ask, key
 from .failures import is_foreign, status_of
 
@@ -38,10 +39,12 @@ class Recipe:
     cores: int
     memory: int
     min_free_disk: int | None
+    layer: Layer | None = None
 
     def name(self, secret: str) -> str:
         """The same for whoever has the key; nobody else can publish a template of that name."""
-        words = json.dumps(asdict(self), sort_keys=True).encode()
+        what = {**asdict(self), "layer": self.layer and self.layer.key}
+        words = json.dumps(what, sort_keys=True).encode()
         return "metaflow-sandbox-" + hmac.new(secret.encode(), words, hashlib.sha256).hexdigest()[:20]
 
 
@@ -63,7 +66,7 @@ def wanted(spec: SandboxSpec) -> str | Recipe:
         return template
     if disk is not None and (not isinstance(disk, int) or disk < 0):
         raise UnsupportedOption(f"min_free_disk={disk!r} must be a whole number of MiB")
-    return Recipe(spec.image or DEFAULT_IMAGE, _cores(spec.cpu), _memory(spec.memory), disk)
+    return Recipe(spec.image or DEFAULT_IMAGE, _cores(spec.cpu), _memory(spec.memory), disk, spec.layer)
 
 
 def _cores(cpu: float | None) -> int:
@@ -119,8 +122,9 @@ class Templates:
 
 def build(recipe: Recipe, name: str, tell: Callable[[str], None]) -> None:
     """Build it, and tell its log."""
+    packages = ", with the step's packages" if recipe.layer else ""
     tell(
-        f"E2B builds the template {name} of {recipe.image}, {recipe.cores} cores and {recipe.memory} MiB: "
+        f"E2B builds the template {name} of {recipe.image}, {recipe.cores} cores and {recipe.memory} MiB{packages}: "
         "once, for all steps that ask for the same"
     )
     begin = time.monotonic()
@@ -128,7 +132,7 @@ def build(recipe: Recipe, name: str, tell: Callable[[str], None]) -> None:
     async def built() -> None:
         try:
             await AsyncTemplate.build(
-                AsyncTemplate().from_image(recipe.image),
+                layers.with_layer(recipe.image, recipe.layer),
                 name,
                 cpu_count=recipe.cores,
                 memory_mb=recipe.memory,

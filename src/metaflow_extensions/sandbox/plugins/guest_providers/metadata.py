@@ -50,7 +50,7 @@ class RelayMetadata(MetadataProvider):
         return False
 
     def register_metadata(self, run_id: Any, step_name: str, task_id: Any, metadata: list[Any]) -> None:
-        """Add entries to the task."""
+        """Add entries to the task; what is wrong with them is raised by what is stored or registered next."""
         items = [
             {
                 "field": str(datum.field),
@@ -61,19 +61,20 @@ class RelayMetadata(MetadataProvider):
             for datum in metadata
         ]
         with metaflow_errors():
-            client.call("register_metadata", items=items)
+            client.post("register_metadata", items=items)
 
     def register_data_artifacts(
         self, run_id: Any, step_name: str, task_id: Any, attempt_id: int, artifacts: list[Any]
     ) -> None:
         """Add artifacts to the task."""
         with metaflow_errors():
+            client.settle()
             client.call("register_artifacts", items=[artifact._asdict() for artifact in artifacts])
 
     def start_task_heartbeat(self, flow_id: str, run_id: Any, step_name: str, task_id: Any) -> None:
         """Ask the launcher to beat until the task ends."""
         with metaflow_errors():
-            client.call("heartbeat")
+            client.post("heartbeat")
 
     @classmethod
     def filter_tasks_by_metadata(

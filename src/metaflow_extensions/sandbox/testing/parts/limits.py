@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ...backends.interface import Backend, Feature, Mount, PythonEnvironment, Sandbox, Secret
+from ...backends.interface import Backend, Feature, Layer, Mount, PythonEnvironment, Sandbox, Secret
 from ...errors import UnsupportedOption
 from .base import ContractBase, Result
 
@@ -21,6 +21,7 @@ _OPTIONS: Mapping[Feature, Mapping[str, Any]] = {
     Feature.PROCESS_LIMIT: {"processes": 32},
     Feature.GPU: {"gpu": 1},
     Feature.SECRETS: {"secrets": [Secret("CONTRACT", "contract", ("example.org",))]},
+    Feature.LAYERS: {"layer": Layer("contract", Path("/dev/null"), PurePosixPath("/opt/contract"))},
     Feature.NETWORK_OFF: {"network": "none"},
     Feature.NETWORK_HOST: {"network": "host"},
     Feature.NETWORK_PUBLIC: {"network": "public"},
