@@ -21,7 +21,14 @@ class TestNitrobox(BackendContract):
     """On a root file system directory made by the tests."""
 
     never = frozenset(
-        {Feature.HOST_PYTHON, Feature.GET, Feature.GPU, Feature.NETWORK_PUBLIC, Feature.EGRESS_LIST}
+        {
+            Feature.HOST_PYTHON,
+            Feature.LAYERS,
+            Feature.GET,
+            Feature.GPU,
+            Feature.NETWORK_PUBLIC,
+            Feature.EGRESS_LIST,
+        }
     )
     keeps = ("metaflow-sandbox", "metaflow-sandbox/nitrobox")
 

@@ -20,7 +20,14 @@ class TestPodman(BackendContract):
 
     # What no container gives: its refusal is what is tested.
     never = frozenset(
-        {Feature.HOST_PYTHON, Feature.GET, Feature.GPU, Feature.NETWORK_PUBLIC, Feature.EGRESS_LIST}
+        {
+            Feature.HOST_PYTHON,
+            Feature.LAYERS,
+            Feature.GET,
+            Feature.GPU,
+            Feature.NETWORK_PUBLIC,
+            Feature.EGRESS_LIST,
+        }
     )
     # The user's own base directory stays, with what is known of engines.
     keeps = ("metaflow-sandbox", "metaflow-sandbox/docker", "metaflow-sandbox/engine-*.json")

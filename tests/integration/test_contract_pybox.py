@@ -25,6 +25,7 @@ class TestPybox(BackendContract):
         {
             Feature.MOUNT,
             Feature.HOST_PYTHON,
+            Feature.LAYERS,
             Feature.GET,
             Feature.GPU,
             Feature.NETWORK_HOST,

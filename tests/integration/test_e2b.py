@@ -8,16 +8,17 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
-from metaflow_extensions.sandbox.backends.interface import Command, SandboxSpec, Stream
+from metaflow_extensions.sandbox.backends.interface import Command, Layer, SandboxSpec, Stream
 from metaflow_extensions.sandbox.errors import (
     BackendUnavailable,
     QuotaExceeded,
@@ -273,6 +274,54 @@ def test_a_template_of_the_users_own(backend: E2BBackend, server: E2BServer) -> 
     with opened(backend, options={"template": name}) as sandbox:
         assert run(sandbox, "print('works')") == (0, b"works\n", b"")
     assert len(server.asked("template")) == before
+
+
+def test_packages_become_part_of_a_template_once(
+    backend: E2BBackend, server: E2BServer, layer: Layer
+) -> None:
+    """Guards a foreach against an environment that is sent for each of its tasks."""
+    templates_before, uploads_before = len(server.asked("template")), len(server.asked("files"))
+    for _ in range(2):
+        backend_module._templates = templates.Templates()
+        with opened(backend, layer=layer) as sandbox:
+            assert run(sandbox, f"print(open('{layer.place}/env/x').read())") == (0, b"there\n", b"")
+    assert len(server.asked("template")) == templates_before + 1
+    assert len(server.asked("files")) == uploads_before + 1
+
+
+def test_packages_in_a_template_of_the_users_own(
+    backend: E2BBackend, server: E2BServer, layer: Layer
+) -> None:
+    """Guards template= with packages: nothing is built from it, and they are there all the same."""
+    with opened(backend):
+        name = server.sandboxes()[0]["alias"]
+    before = len(server.asked("template"))
+    with opened(backend, options={"template": name}, layer=layer) as sandbox:
+        assert run(sandbox, f"print(open('{layer.place}/env/x').read())") == (0, b"there\n", b"")
+    assert len(server.asked("template")) == before
+
+
+def test_packages_that_can_not_be_unpacked(backend: E2BBackend, server: E2BServer, tmp_path: Path) -> None:
+    """Guards against a sandbox that stays, or an error that does not say which build failed."""
+    (tmp_path / "broken.tar.gz").write_bytes(b"no archive")
+    broken = Layer("broken", tmp_path / "broken.tar.gz", PurePosixPath("/opt/packages/broken"))
+    with pytest.raises(StartFailed, match=r"template of image=.*exit status 1"):
+        backend.open(SandboxSpec(layer=broken))
+    with opened(backend):
+        name = server.sandboxes()[0]["alias"]
+    with pytest.raises(StartFailed, match=r"packages can't be unpacked in /opt/packages/broken"):
+        backend.open(SandboxSpec(options={"template": name}, layer=broken))
+    assert server.sandboxes() == []
+
+
+@pytest.fixture
+def layer(tmp_path: Path) -> Layer:
+    """One file, under a key of its own."""
+    key = os.urandom(8).hex()
+    with tarfile.open(tmp_path / f"{key}.tar.gz", "w:gz") as archive:
+        (tmp_path / "x").write_text("there")
+        archive.add(tmp_path / "x", "env/x")
+    return Layer(key, tmp_path / f"{key}.tar.gz", PurePosixPath("/opt/packages") / key)
 
 
 # --- a command and its streams --------------------------------------------------------------------

@@ -175,7 +175,7 @@ def test_project_of_uv(place: Place, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_services_are_sent_an_archive(request: pytest.FixtureRequest, tmp_path: Path, service: str) -> None:
+def test_services_are_given_an_archive(request: pytest.FixtureRequest, tmp_path: Path, service: str) -> None:
     """Guards backends of the cloud, on their stand-ins: one environment for the tasks, packed once."""
     packages = {"METAFLOW_SANDBOX_PACKAGES": '{"six": "1.17.0"}'}
     with backend_place(request, tmp_path, service) as place:
@@ -184,3 +184,4 @@ def test_services_are_sent_an_archive(request: pytest.FixtureRequest, tmp_path: 
         recorded = record(done, "SmallFlow")
     assert all('"six"' in task["metadata"]["sandbox-lock"] for task in recorded.tasks.values())
     assert len([*(place.cache.directory / "environments").glob("*.tar.gz")]) == 1
+    assert done.output.count("with the step's packages") == (service == "e2b")

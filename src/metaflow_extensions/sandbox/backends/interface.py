@@ -101,7 +101,7 @@ class Secret:
 
 @dataclass(frozen=True)
 class Layer:
-    """Files that a sandbox has from its start: those of a compressed tar, with names that begin below ``place``.
+    """Files that a sandbox has from its start: those of a compressed tar, whose names begin below ``place``.
 
     Absolute names stay as they are. ``key`` is the content's: the same one is the same files.
     """

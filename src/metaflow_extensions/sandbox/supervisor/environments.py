@@ -38,7 +38,9 @@ class Environment:
     @property
     def place_in_layer(self) -> PurePosixPath:
         """Where it is then."""
-        return LAYERS / self.key / self.place.relative_to(INSIDE) if INSIDE in self.place.parents else self.place
+        return (
+            LAYERS / self.key / self.place.relative_to(INSIDE) if INSIDE in self.place.parents else self.place
+        )
 
     def archive(self) -> Path:
         """The same as a compressed archive, which is unpacked where the guest keeps what it is sent."""

@@ -21,7 +21,7 @@ CREDENTIALS = "s3.json"
 CONFIGURATION = "aws.config"
 CERTIFICATES = "authorities.pem"
 ENVIRONMENT = "env"  # the step's packages
-# Where they are, each in a directory of its own, when sandboxes have them from their start: /run is empty then.
+# Where sandboxes have them from their start, each in a directory of its own: /run is empty then.
 LAYERS = PurePosixPath("/opt/metaflow-sandbox")
 BOOTSTRAP = Path(guest.__file__).with_name("bootstrap.py")
 PYTHON = "python3"  # of an image

@@ -10,14 +10,13 @@ from ...errors import StartFailed
 from ..interface import Command, Layer
 from .sandbox import E2BSandbox
 
-# Not the image's tar, which it need not have; newer Pythons warn where no filter is named.
-UNPACK = """import os, sys, tarfile
-os.chdir(sys.argv[1])
-with tarfile.open(sys.argv[2]) as archive:
-    archive.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)
-    archive.extractall()
-os.unlink(sys.argv[2])
-"""
+# Not the image's tar, which it need not have; newer Pythons warn where no filter is named. One line: it is a
+# line of a build's log, too.
+UNPACK = (
+    "import os, sys, tarfile; os.chdir(sys.argv[1]); archive = tarfile.open(sys.argv[2]); "
+    "archive.extraction_filter = getattr(tarfile, 'fully_trusted_filter', None); "
+    "archive.extractall(); os.unlink(sys.argv[2])"
+)
 
 
 def unpacking(layer: Layer) -> list[str]:
@@ -42,7 +41,8 @@ def add(sandbox: E2BSandbox, layer: Layer) -> E2BSandbox:
         process = sandbox.start(Command(unpacking(layer)))
         said = b"".join(chunk.data for chunk in process.output())
         if process.wait():
-            raise StartFailed(f"packages can't be unpacked in {layer.place}: {said.decode(errors='replace')}")
+            why = said.decode(errors="replace").strip()
+            raise StartFailed(f"packages can't be unpacked in {layer.place}: {why}")
     except BaseException:
         sandbox.close()
         raise

@@ -124,8 +124,8 @@ def build(recipe: Recipe, name: str, tell: Callable[[str], None]) -> None:
     """Build it, and tell its log."""
     packages = ", with the step's packages" if recipe.layer else ""
     tell(
-        f"E2B builds the template {name} of {recipe.image}, {recipe.cores} cores and {recipe.memory} MiB{packages}: "
-        "once, for all steps that ask for the same"
+        f"E2B builds the template {name} of {recipe.image}, {recipe.cores} cores and {recipe.memory} MiB"
+        f"{packages}: once, for all steps that ask for the same"
     )
     begin = time.monotonic()
 

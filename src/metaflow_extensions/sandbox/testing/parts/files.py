@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import tarfile
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from ...backends.interface import Feature, Sandbox
+from ...backends.interface import Backend, Feature, Layer, Sandbox
 from ...errors import SandboxError
 from .base import ContractBase, Result
 from .streams import pattern
@@ -30,6 +32,32 @@ class FilesContract(ContractBase):
         source.write_bytes(data)
         sandbox.put(source, _PLACE / "file")
         assert self.run(sandbox, _CAT, str(_PLACE / "file")) == Result(0, data, b"")
+
+    def test_a_layer_is_there_from_the_start(self, backend: Backend, tmp_path: Path) -> None:
+        """Guards packages that are made part of what sandboxes are made from: in all of those, in no others."""
+        self.needs(Feature.LAYERS)
+        key = self.label
+        with tarfile.open(tmp_path / f"{key}.tar.gz", "w:gz") as archive:
+            for name in ("env/file", f"/opt/contract-{key}/absolute"):
+                member = tarfile.TarInfo()
+                member.name, member.size = name, len(key)
+                archive.addfile(member, io.BytesIO(key.encode()))
+        place = PurePosixPath("/opt/contract") / key
+        layer = Layer(key, tmp_path / f"{key}.tar.gz", place)
+        for path in (place / "env/file", f"/opt/contract-{key}/absolute"):
+            sandbox = backend.open(self.make_spec(layer=layer))
+            try:
+                assert self.run(sandbox, _CAT, str(path)) == Result(0, key.encode(), b"")
+                assert self.run(
+                    sandbox, "import os, sys; print(os.listdir(sys.argv[1]))", str(place)
+                ) == Result(0, b"['env']\n", b"")
+            finally:
+                self.within(sandbox.close)
+        other = backend.open(self.make_spec())
+        try:
+            assert self.run(other, _CAT, str(place / "env/file")).code == 1
+        finally:
+            self.within(other.close)
 
     @pytest.mark.parametrize("name", ["ü😀", "a b", "-rf", "$HOME", "a'b\"c", "a:b,c=d", "a/b/c/d"])
     def test_put_name_is_not_interpreted(self, sandbox: Sandbox, tmp_path: Path, name: str) -> None:
