@@ -11,8 +11,17 @@ from .sources import NAME, PACKAGE, imported, is_standard, is_within, module_nam
 
 WITHOUT_METAFLOW = ("backends", "relay", "guest", "testing")
 # What a launcher needs of backends/ before it knows which backend it will load.
-OPEN_BACKEND_MODULES = {"built_in", "interface", "options", "registry", "python_env", "local_state", "owner"}
-CORE_BACKEND_MODULES = {"built_in", "interface", "options", "registry"}
+OPEN_BACKEND_MODULES = {
+    "built_in",
+    "interface",
+    "spec",
+    "options",
+    "registry",
+    "python_env",
+    "local_state",
+    "owner",
+}
+CORE_BACKEND_MODULES = {"built_in", "interface", "spec", "options", "registry"}
 
 
 def offences(paths: Iterable[Path], *packages: str) -> list[str]:

@@ -16,6 +16,7 @@ TESTED_ELSEWHERE = {
     "errors.py": "classes without behaviour, raised all over the tests",
     "backends/built_in.py": "a table, tests/unit/backends/test_registry.py",
     "backends/interface.py": "the contract, tests/unit/testing/test_contract.py",
+    "backends/spec.py": "the contract, tests/unit/testing/test_contract.py",
     "backends/boxlite/*.py": "the contract, tests/integration/test_contract_boxlite.py",
     "backends/daytona/*.py": "the contract, tests/integration/test_contract_daytona.py",
     "backends/docker/*.py": "the contract, tests/integration/test_contract_podman.py",

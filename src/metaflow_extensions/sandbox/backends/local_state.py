@@ -163,7 +163,7 @@ class LocalState:
         self.keep("groups.json", json.dumps([str(path) for path in paths]))
 
     def keep(self, name: str, text: str) -> None:
-        """Write a file of the state, whole or not at all: whoever writes it may be killed at any moment."""
+        """Write a file of the state, whole or not at all, whenever this process is killed."""
         draft = self.directory / f"{Path(name).name}.draft"
         draft.write_text(text)
         draft.rename(self.directory / name)

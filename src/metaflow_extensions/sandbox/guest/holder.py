@@ -6,7 +6,8 @@ PROGRAMS are in the directory.
 
 It leaves a holder behind, which passes the command's streams on, kills what the command leaves, and is asked
 over a unix socket (``holder_call.py``). All can be asked again when an answer was lost: output is a stream of
-frames, asked for from an offset and dropped once a later one is asked for; input comes with its offset, too.
+frames, asked for from an offset and dropped once a later one is asked for; input comes with its offset, too,
+and a lot of it as a file that TAKE names by its offset.
 The holder stops reading when WINDOW bytes wait, and takes no more than WINDOW bytes of input ahead.
 """
 
@@ -32,13 +33,13 @@ sys.path.insert(0, sys.argv[1])
 from guest.holder import main
 sys.exit(main(*sys.argv[1:]))"""
 ASK = struct.Struct("!BQII")  # what, offset, milliseconds to wait, bytes wanted at most
-POLL, SEND, END, KILL = range(1, 5)
+POLL, SEND, END, KILL, TAKE = range(1, 6)
 ANSWER = struct.Struct("!Q")  # offset of the output that follows, or of the input wanted next
 FRAME = struct.Struct("!BI")  # kind, bytes that follow
 CODE = struct.Struct("!I")
 OUT, ERR, EXIT = range(1, 4)
 MARK = b"~"  # around what a call answers, which the shell's own words may precede
-WINDOW = 6 << 20  # bytes
+WINDOW = 8 << 20  # bytes
 CHUNK = 64 * 1024  # bytes
 GATHER = 0.001  # seconds for more to come along with a little output: another call takes longer
 LINGER = 900.0  # seconds after the end without being asked
@@ -49,8 +50,9 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 class Holder:
     """Stays beside one command."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, path: str) -> None:
         self.listener = listener
+        self.path = path
         self.pid = 0
         self.code = -1
         self.killed = self.over = False
@@ -130,10 +132,19 @@ class Holder:
                     return False
                 return request.answer(self.first, bytes(self.log[:most]))
             return late and request.answer(self.first)
-        if request.what == SEND:
+        if request.what in (SEND, TAKE):
+            file = input_file(self.path, request.offset)
+            if request.what == TAKE and not request.data:
+                # There is none when this is asked again because the answer was lost.
+                with contextlib.suppress(FileNotFoundError), open(file, "rb") as content:
+                    request.data = content.read()
             self.take(request)
-            done = self.given >= request.offset + len(request.data)
-            return (done or late) and request.answer(self.given)
+            if not late and self.given < request.offset + len(request.data):
+                return False
+            if request.what == TAKE:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(file)
+            return request.answer(self.given)
         if request.what == END and request.offset == self.given:
             self.end_input = True
             self.feed()
@@ -257,13 +268,18 @@ def hold(path: str) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path + ".socket")
     listener.listen(64)
-    holder = Holder(listener)
+    holder = Holder(listener, path)
     reason = holder.start(job)
     with open(path + ".draft", "wb") as report:
         report.write(reason.encode("utf-8", "replace"))
     os.rename(path + ".draft", path + ".report")
     if not reason:
         holder.run()
+
+
+def input_file(path: str, offset: int) -> str:
+    """Where input from that offset on is put for the holder of a job at that path."""
+    return "%s.input-%d" % (path, offset)
 
 
 def read_all(connection: socket.socket) -> bytes:

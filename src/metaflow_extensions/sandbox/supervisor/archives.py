@@ -17,7 +17,7 @@ from .inside import BOOTSTRAP, CODE, INSIDE, LIBRARIES, S3_LIBRARIES
 if TYPE_CHECKING:
     from tarfile import TarInfo
 
-CHUNK = 1 << 20  # bytes
+CHUNK = 4 << 20  # bytes
 # Bytecode of other Pythons, and parts of Metaflow that no step imports.
 LEFT_OUT = ("tutorials", "v3_5", "v3_6", "v3_7")
 # Of this extension, what the launcher alone needs.

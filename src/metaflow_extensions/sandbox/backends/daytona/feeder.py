@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ...errors import SandboxError, SandboxLost
 from ...guest.holder import END, SEND
 
-BATCH = 3 << 20  # bytes in one call, which has 8 MB at the most
+BATCH = 4 << 20  # bytes in one call
 HELD = 2 * BATCH  # bytes that wait here before a sender has to
 GATHER = 0.0005  # seconds for more to come along with a little: a call takes longer
 LITTLE = 64 * 1024  # bytes

@@ -7,12 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from ...errors import SandboxError, SandboxLost, UnsupportedOption
-from ...guest.holder import CODE, ERR, EXIT, FRAME, KILL, OUT, POLL
+from ...guest.holder import CODE, ERR, EXIT, FRAME, KILL, OUT, POLL, TAKE
 from ..interface import Output, Stream
 from .feeder import Feeder
 from .toolbox import Toolbox
 
 MOST = 3 << 20  # bytes in one answer
+AS_FILE = 128 * 1024  # bytes of input from which on an upload and a call are faster than the call alone
 HELD = 4 << 20  # bytes that wait for a reader before no more are asked for
 WAIT = 15.0  # seconds that a call waits for output, which also keeps the sandbox from being stopped
 FULL = 2.0  # seconds between calls while a reader is awaited
@@ -126,7 +127,11 @@ class DaytonaProcess:
         self._rest = rest[at:]
 
     def _feed(self, what: int, offset: int, data: bytes, wait: float) -> int:
-        wanted, _ = self._toolbox.ask(self._name, what, offset, data, wait=wait)
+        if len(data) >= AS_FILE:
+            self._toolbox.put_input(self._name, offset, data)
+            wanted, _ = self._toolbox.ask(self._name, TAKE, offset, wait=wait)
+        else:
+            wanted, _ = self._toolbox.ask(self._name, what, offset, data, wait=wait)
         if not offset <= wanted <= offset + len(data):
             raise SandboxLost(f"input from byte {offset} on was sent, and {wanted} is wanted next")
         return wanted

@@ -16,7 +16,7 @@ import daytona
 
 from ...errors import CommandTimeout, SandboxError, SandboxLost, StartFailed, UnsupportedOption
 from ...guest import holder_call
-from ...guest.holder import ANSWER, ASK, MARK, PROGRAMS, START
+from ...guest.holder import ANSWER, ASK, MARK, PROGRAMS, START, input_file
 from ...guest.holder_call import UNREACHABLE
 from . import failures
 from .client import ANSWER as QUICK
@@ -72,6 +72,10 @@ class Toolbox:
             uploads = [daytona.FileUpload(source, name) for name, source in {**programs, **files}.items()]
             self._repeated(lambda: self._sandbox.fs.upload_files(uploads, UPLOAD), UPLOAD + EXTRA)
             self._equipped = True
+
+    def put_input(self, name: str, offset: int, data: bytes) -> None:
+        """Upload input from that offset on, for the command's holder to be asked to TAKE."""
+        self.upload({input_file(f"{CONTROL}/{name}", offset): data})
 
     def start(self, name: str) -> str:
         """Start the job of that name; why it did not start, or nothing."""

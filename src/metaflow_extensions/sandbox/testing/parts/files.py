@@ -34,7 +34,7 @@ class FilesContract(ContractBase):
         assert self.run(sandbox, _CAT, str(_PLACE / "file")) == Result(0, data, b"")
 
     def test_a_layer_is_there_from_the_start(self, backend: Backend, tmp_path: Path) -> None:
-        """Guards packages that are made part of what sandboxes are made from: in all of those, in no others."""
+        """Guards packages that become part of what sandboxes are made from: in all of those, in no others."""
         self.needs(Feature.LAYERS)
         key = self.label
         with tarfile.open(tmp_path / f"{key}.tar.gz", "w:gz") as archive:
