@@ -37,13 +37,16 @@ def with_layer(image: str, layer: Layer | None) -> AsyncTemplate:
 def add(sandbox: E2BSandbox, layer: Layer) -> E2BSandbox:
     """The sandbox with those files. Raises StartFailed, and then it is closed."""
     try:
-        sandbox.put(layer.archive, layer.place / layer.archive.name)
-        process = sandbox.start(Command(unpacking(layer)))
-        said = b"".join(chunk.data for chunk in process.output())
-        if process.wait():
-            why = said.decode(errors="replace").strip()
-            raise StartFailed(f"packages can't be unpacked in {layer.place}: {why}")
+        _put(sandbox, layer)
     except BaseException:
         sandbox.close()
         raise
     return sandbox
+
+
+def _put(sandbox: E2BSandbox, layer: Layer) -> None:
+    sandbox.put(layer.archive, layer.place / layer.archive.name)
+    process = sandbox.start(Command(unpacking(layer)))
+    said = b"".join(chunk.data for chunk in process.output()).decode(errors="replace").strip()
+    if process.wait():
+        raise StartFailed(f"packages can't be unpacked in {layer.place}: {said}")
