@@ -139,7 +139,7 @@ class Pipes:
 
     def spec(self) -> SandboxSpec:
         """The sandbox as the step asks for it, with its packages."""
-        layer = self._layered and self._layered.layer()
+        layer = self._layered.layer() if self._layered else None
         return dataclasses.replace(self._here.task.spec, layer=layer)
 
     def command(self) -> Command:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from e2b import AsyncTemplate
+from e2b.template.main import TemplateBuilder
 
 from ...errors import StartFailed
 from ..interface import Command, Layer
@@ -24,7 +25,7 @@ def unpacking(layer: Layer) -> list[str]:
     return ["python3", "-I", "-c", UNPACK, str(layer.place), layer.archive.name]
 
 
-def with_layer(image: str, layer: Layer | None) -> AsyncTemplate:
+def with_layer(image: str, layer: Layer | None) -> TemplateBuilder:
     """What a template is built from."""
     if layer is None:
         return AsyncTemplate().from_image(image)
