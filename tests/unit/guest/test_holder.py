@@ -32,7 +32,9 @@ from metaflow_extensions.sandbox.guest.holder import (
     OUT,
     POLL,
     SEND,
+    TAKE,
     WINDOW,
+    input_file,
 )
 
 PYTHON = [sys.executable, "-I", "-S"]
@@ -147,6 +149,21 @@ def test_input_sent_again_arrives_once(place: Path) -> None:
     assert ask(place, END, 9)[0] == 5  # not yet
     assert ask(place, END, 5)[0] == 5
     assert everything(place) == [(OUT, b"abcde"), (EXIT, CODE.pack(0))]
+
+
+def test_input_in_a_file_is_taken_once(place: Path) -> None:
+    """Guards against input that is lost, comes twice or stays on the disk when an answer was lost."""
+    start(place, "import os, sys; os.write(1, sys.stdin.buffer.read())", stdin=True)
+    file = Path(input_file(str(place / NAME), 3))
+    assert ask(place, SEND, 0, b"abc")[0] == 3
+    file.write_bytes(b"defg")
+    assert ask(place, TAKE, 3)[0] == 7
+    assert not file.exists()
+    assert ask(place, TAKE, 3)[0] == 7
+    file.write_bytes(b"defghi")
+    assert ask(place, TAKE, 3)[0] == 9
+    ask(place, END, 9)
+    assert everything(place)[0] == (OUT, b"abcdefghi")
 
 
 def test_input_that_nobody_reads_is_taken_up_to_the_window(place: Path) -> None:
