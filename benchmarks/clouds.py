@@ -1,6 +1,6 @@
 """What a step in a cloud's sandbox costs besides the cloud: over the tests' stand-ins, by the relay.
 
-A stand-in makes and ends a sandbox at once; the little that it takes is counted as ours.
+A stand-in makes a sandbox at once; what that takes with the SDK alone is measured apart, and taken away.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from time import perf_counter
+from typing import Any
 
 from .artifacts import BACK, OUT, both_ways
 from .disks import with_disks_in_memory
@@ -24,6 +25,7 @@ OF_PIP = 0.2  # of what installing the dependencies in each step would take
 OF_THE_SDK = 2.0  # times what the SDK takes for a file of that size
 PACKAGES = ("metaflow", "boto3")  # what Metaflow's own remote steps install
 SIZE = 64 << 20  # bytes
+CREATION = 60  # seconds
 
 
 def steps_in_clouds(directory: Path, repeat: int) -> list[Row]:
@@ -40,14 +42,26 @@ def steps_in_clouds(directory: Path, repeat: int) -> list[Row]:
 
 
 def steps(name: str, settings: Mapping[str, str], directory: Path, repeat: int) -> list[Row]:
+    make, end = {"e2b": of_e2b, "daytona": of_daytona}[name](settings)
+
+    def created() -> float:
+        begin = perf_counter()
+        sandbox = make()
+        seconds = perf_counter() - begin
+        end(sandbox)
+        return seconds
+
     def chain(sandboxed: int) -> float:
         environment = {**settings, "CHAIN_SANDBOXED": str(sandboxed)}
         return run_flow("chain.py", "run", directory=directory, environment=environment).seconds
 
-    measured = turns(repeat, lambda: chain(0), lambda: chain(1), lambda: chain(STEPS), installed)
-    plain, first, every, pip = (Series(tuple(times)) for times in measured)
-    low, median = ((getattr(every, at) - getattr(first, at)) / (STEPS - 1) for at in ("low", "median"))
-    added = f"{low * 1000:.0f} ms"
+    measured = turns(repeat, lambda: chain(0), lambda: chain(1), lambda: chain(STEPS), installed, created)
+    plain, first, every, pip, creation = (Series(tuple(times)) for times in measured)
+    low, median = (
+        (getattr(every, at) - getattr(first, at)) / (STEPS - 1) - getattr(creation, at)
+        for at in ("low", "median")
+    )
+    added = f"{low * 1000:.0f} ms and {creation.low * 1000:.0f} ms for a creation by the SDK"
     return [
         Row(
             f"a step in {name}, by the relay, above a plain one",
@@ -70,6 +84,34 @@ def steps(name: str, settings: Mapping[str, str], directory: Path, repeat: int) 
             median / pip.median,
         ),
     ]
+
+
+Made = tuple[Callable[[], Any], Callable[[Any], None]]
+"""Makes one sandbox with the SDK alone, and ends it."""
+
+
+def of_e2b(settings: Mapping[str, str]) -> Made:
+    import e2b
+
+    from metaflow_extensions.sandbox.backends.async_calls import loop
+    from metaflow_extensions.sandbox.backends.e2b.templates import Recipe, Templates
+
+    os.environ.update(settings)
+    template = Templates().ensure(Recipe(settings["METAFLOW_SANDBOX_IMAGE"], 2, 1024, None), None)
+
+    def make() -> Any:
+        return loop().call(lambda: e2b.AsyncSandbox.create(template, timeout=60), CREATION)
+
+    return make, lambda sandbox: loop().call(sandbox.kill, CREATION)
+
+
+def of_daytona(settings: Mapping[str, str]) -> Made:
+    import daytona
+
+    os.environ.update(settings)
+    sdk = daytona.Daytona()
+    asked = daytona.CreateSandboxFromImageParams(image=settings["METAFLOW_SANDBOX_IMAGE"])
+    return lambda: sdk.create(asked, timeout=CREATION), lambda sandbox: sandbox.delete()
 
 
 def installed() -> float:
