@@ -243,7 +243,7 @@ class TaskRun:
             shutil.rmtree(directory)
 
     def _with_sandbox(self, backend: Backend, way: Transport, directory: Path) -> Outcome:
-        with self._made(backend, way.spec) as self._sandbox:
+        with self._made(backend, lambda: self._story.opening(way.spec())) as self._sandbox:
             try:
                 return self._in_sandbox(backend, self._sandbox, way, directory)
             finally:
@@ -258,7 +258,6 @@ class TaskRun:
 
     def _open(self, backend: Backend, spec: SandboxSpec) -> Sandbox:
         labels = {**spec.labels, **self._run.labels, "backend": self._task.backend}
-        self._story.opening()
         return backend.open(dataclasses.replace(spec, labels=labels, tell=self._story.progress))
 
     def _close(self, sandbox: Sandbox) -> None:
