@@ -13,6 +13,15 @@ import pytest
 
 REQUIRE = "METAFLOW_SANDBOX_TESTS_REQUIRE"
 CLONE_NEWNS = 0x20000  # linux/sched.h
+# They have tests that take a minute or more, most of it waiting.
+SLOW = (
+    "test_flows_e2b.py",
+    "test_metadata_comparison.py",
+    "test_flows_large.py",
+    "test_machines_together.py",
+    "test_boxlite_here.py",
+    "test_microsandbox_here.py",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -23,6 +32,11 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS) == 0:
         subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with those that take longest: what several workers begin last is waited for alone."""
+    items.sort(key=lambda item: item.path.name not in SLOW)
 
 
 @pytest.hookimpl(hookwrapper=True)
