@@ -382,7 +382,8 @@ class Server:
             about.update(networkBlockAll=False, networkAllowList=None, domainAllowList=None)
         listed = time.monotonic() + self.faults.lag
         about["dockerfile"] = asked.build_info.dockerfile_content if asked.build_info else None
-        return Sandbox(about, asked.auto_stop_interval, asked.ttl_minutes, listed=listed, disk=asked.disk)
+        auto_stop = 15 if asked.auto_stop_interval is None else asked.auto_stop_interval
+        return Sandbox(about, auto_stop, asked.ttl_minutes or 0, listed=listed, disk=asked.disk)
 
     def _told(self, sandbox: Sandbox) -> web.Response:
         told = control.Sandbox.from_dict(sandbox.about)

@@ -62,6 +62,7 @@ VERBS: dict[str, dict[str, Any]] = {
     "register_metadata": {"items": [{"field": "a", "value": "b", "type": "c", "tags": []}]},
     "register_artifacts": {"items": []},
     "heartbeat": {},
+    "settle": {},
     "metadata_object": {
         "kind": "run",
         "sub_kind": "self",
@@ -459,6 +460,18 @@ def test_blobs_of_the_flow(bench: Bench, guest: Guest) -> None:
     other = f"Other/data/{key[:2]}/{key}"
     assert refused(bench, guest.save(other, gzip.compress(b"honest"), PACKED))
     assert refused(bench, guest.ask(verb="load", store=STORE, path=other))
+
+
+def test_what_is_posted_is_done_at_once_and_answered_with_the_next(bench: Bench, guest: Guest) -> None:
+    """Guards against small answers one behind the other, which TCP may hold back for 40 ms each."""
+    guest.raw(encode_frame({"verb": "heartbeat", "posted": True}))
+    settle(lambda: any(call[0] == "beat" for call in bench.services.calls))
+    guest.socket.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        guest.socket.recv(1)
+    guest.socket.settimeout(WAIT)
+    assert guest.ask(verb="settle") == {}
+    assert guest.answer() == {}
 
 
 def test_a_refused_stream_is_read_to_its_end(bench: Bench, guest: Guest) -> None:

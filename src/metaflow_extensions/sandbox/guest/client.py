@@ -40,32 +40,40 @@ class Connection:
         self.writer: BinaryIO = cast("BinaryIO", self._socket.makefile("wb", 256 * 1024))
         self.refused: List[RelayRefused] = []
         self._unanswered = 0
+        self._held = False  # answers, by the launcher, until something is asked that is not posted
+
+    def ask(self, header: Dict[str, Any]) -> None:
+        """Write one request, with which the answers to what was posted come, too."""
+        with told_when_closed():
+            self.writer.write(encode_frame(header))
+        self._held = False
 
     def call(self, verb: str, **arguments: Any) -> Dict[str, Any]:
         """One request and its answer. Raises RelayRefused when it is refused."""
-        arguments["verb"] = verb
-        with told_when_closed():
-            self.writer.write(encode_frame(arguments))
+        self.ask({**arguments, "verb": verb})
         self.collect(0)
         return self.answer()
 
     def post(self, verb: str, **arguments: Any) -> None:
         """One request whose answer nobody waits for; its refusal is raised by ``settle``."""
-        arguments["verb"] = verb
         with told_when_closed():
-            self.writer.write(encode_frame(arguments))
+            self.writer.write(encode_frame({**arguments, "verb": verb, "posted": True}))
             self.writer.flush()
+        self._held = True
         self._count()
 
     def send(self, header: Dict[str, Any], source: BinaryIO) -> None:
         """Queue a request with the bytes of ``source`` behind it; ``collect`` takes its answer."""
+        self.ask(header)
         with told_when_closed():
-            self.writer.write(encode_frame(header))
             write_stream(self.writer, source)
         self._count()
 
     def collect(self, down_to: int) -> None:
         """Read answers to queued requests until ``down_to`` are left; refusals are kept."""
+        if self._held and self._unanswered > down_to:
+            self.ask({"verb": "settle"})
+            self._unanswered += 1
         while self._unanswered > down_to:
             self._unanswered -= 1
             try:
@@ -158,9 +166,8 @@ class RelayClient:
         One that is refused further on counts as not found: nobody has asked for it yet.
         """
         connection = self.connection()
-        with told_when_closed():
-            for path in paths:
-                connection.writer.write(encode_frame({"verb": "load", "store": store, "path": path}))
+        for path in paths:
+            connection.ask({"verb": "load", "store": store, "path": path})
         connection.collect(0)
         objects: List[Tuple[bool, Optional[Dict[str, Any]], bytes]] = []
         refused = None

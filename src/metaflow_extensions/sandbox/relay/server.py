@@ -85,6 +85,7 @@ class TaskRelay:
             "register_artifacts": self._register_artifacts,
             "heartbeat": self._heartbeat,
             "metadata_object": self._metadata_object,
+            "settle": lambda *_: {},
             "secret": self._secret,
             "s3_credentials": self._s3_credentials,
             "terminal": self.lifecycle.terminal,
@@ -151,10 +152,13 @@ class TaskRelay:
             if payload_size or not header_size:
                 raise FrameError("a request is a header without a payload")
             with self._large if header_size > LARGE_HEADER else contextlib.nullcontext():
-                answer = self._answer(parse_header(read_exact(reader, header_size)), reader, writer)
+                header = parse_header(read_exact(reader, header_size))
+                answer = self._answer(header, reader, writer)
             if answer is not None:
                 writer.write(answer)
-            writer.flush()
+            # For what is posted nobody waits: its answer goes with the next one.
+            if header.get("posted") is not True:
+                writer.flush()
 
     def _answer(self, header: Header, reader: BinaryIO, writer: BinaryIO) -> bytes | None:
         verb = header.get("verb")
