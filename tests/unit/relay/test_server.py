@@ -40,6 +40,7 @@ from .parts import (
     PACKED,
     RAW,
     STORE,
+    WAIT,
     Bench,
     Guest,
     blob_path,
