@@ -1,8 +1,8 @@
 """A stand-in for microsandbox's cloud: its REST API, its agent's WebSocket, and commands that really run.
 
 It prints its port, and ends with its standard input. The wire is that of ``microsandbox`` 0.7: the unmodified
-SDK speaks to it. A sandbox is a ``machine``: it has no kernel and no disk of its own, and its network is cut
-whatever the policy says.
+SDK speaks to it. A sandbox is a ``machine``: it has no kernel of its own, and its network is cut whatever the
+policy says.
 
 Agent: a WebSocket carries a stream of frames, each LENGTH (of the rest, 4 bytes), ID (4), FLAGS (1) and the
 CBOR of {v: generation, t: type, p: CBOR of the payload}. It begins with the first and the last ID that the
