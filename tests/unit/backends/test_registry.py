@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,18 @@ def test_default_is_chosen_by_platform() -> None:
     assert registry.default_name("linux") == "bubblewrap"
     with pytest.raises(BackendUnavailable, match=r"'darwin'.*bubblewrap.*METAFLOW_SANDBOX_BACKEND"):
         registry.default_name("darwin")
+
+
+def test_backends_asked_for_at_once_are_imported_one_after_the_other(site: Path) -> None:
+    """Guards SDKs whose modules import each other: a thread in the middle would find half a module."""
+    for name in ("slow_one", "slow_two"):
+        (site / f"{name}.py").write_text(
+            "import sys, time\n"
+            "log = sys.__dict__.setdefault('_order_of_imports', [])\n"
+            "log.append(__name__)\ntime.sleep(0.1)\nlog.append(__name__)\n"
+            "from metaflow_extensions.sandbox.testing.scripted import ScriptedBackend\n"
+        )
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(registry.load, ["slow_one:ScriptedBackend", "slow_two:ScriptedBackend"]))
+    order = vars(sys).pop("_order_of_imports")
+    assert order[0] == order[1] != order[2] == order[3]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from typing import TYPE_CHECKING, cast
 
 from ..errors import BackendUnavailable, UnknownBackend
@@ -35,6 +36,8 @@ __all__ = [
 
 GROUP = "metaflow_sandbox.backends"
 CHOICE = "METAFLOW_SANDBOX_BACKEND"
+# Two threads that import modules which import each other may find one of them half made.
+_importing = threading.RLock()
 _MEMBERS = ("features", "isolation", "check", "open", "list", "destroy")
 
 
@@ -123,7 +126,8 @@ def _remedy(extra: str | None) -> str:
 def _build(name: str, path: str, remedy: str) -> Backend:
     module_name, _, attribute = path.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        with _importing:
+            module = importlib.import_module(module_name)
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and _is_part(error.name, module_name):
             raise UnknownBackend(f"sandbox backend {name!r}: there is no module {error.name!r}") from error
