@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from metaflow_extensions.sandbox.backends.interface import Feature
+
 Variables = Mapping[str, str]
 
 
@@ -25,6 +27,18 @@ class Suite:
     setting: Callable[[Path, pytest.FixtureRequest], contextlib.AbstractContextManager[Variables]]
     unit: int = 1
 
+
+NO_CONTAINER_HAS = frozenset(
+    {
+        Feature.HOST_PYTHON,
+        Feature.LAYERS,
+        Feature.GET,
+        Feature.GPU,
+        Feature.NETWORK_PUBLIC,
+        Feature.EGRESS_LIST,
+    }
+)
+"""What no container of this machine's gives; its refusal is what is tested."""
 
 # Imported by those who need it: most tests run without the SDKs.
 

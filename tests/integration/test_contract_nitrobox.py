@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from metaflow_extensions.sandbox.backends.interface import Feature, SandboxSpec
+from metaflow_extensions.sandbox.backends.interface import SandboxSpec
 from metaflow_extensions.sandbox.testing.contract import BackendContract
 
 from .images import tree, why_no_images
+from .suites import NO_CONTAINER_HAS
 
 nitrobox = pytest.importorskip("nitrobox", reason="nitrobox needs Python 3.12: pip install nitrobox")
 
@@ -20,16 +21,7 @@ nitrobox = pytest.importorskip("nitrobox", reason="nitrobox needs Python 3.12: p
 class TestNitrobox(BackendContract):
     """On a root file system directory made by the tests."""
 
-    never = frozenset(
-        {
-            Feature.HOST_PYTHON,
-            Feature.LAYERS,
-            Feature.GET,
-            Feature.GPU,
-            Feature.NETWORK_PUBLIC,
-            Feature.EGRESS_LIST,
-        }
-    )
+    never = NO_CONTAINER_HAS
     keeps = ("metaflow-sandbox", "metaflow-sandbox/nitrobox")
 
     @pytest.fixture

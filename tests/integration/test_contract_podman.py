@@ -9,26 +9,16 @@ from pathlib import Path
 import pytest
 
 from metaflow_extensions.sandbox.backends.docker.backend import PodmanBackend
-from metaflow_extensions.sandbox.backends.interface import Feature
 from metaflow_extensions.sandbox.testing.contract import BackendContract
 
 from .engines import Podman
+from .suites import NO_CONTAINER_HAS
 
 
 class TestPodman(BackendContract):
     """As root, on an engine of the tests' own."""
 
-    # What no container gives: its refusal is what is tested.
-    never = frozenset(
-        {
-            Feature.HOST_PYTHON,
-            Feature.LAYERS,
-            Feature.GET,
-            Feature.GPU,
-            Feature.NETWORK_PUBLIC,
-            Feature.EGRESS_LIST,
-        }
-    )
+    never = NO_CONTAINER_HAS
     # The user's own base directory stays, with what is known of engines.
     keeps = ("metaflow-sandbox", "metaflow-sandbox/docker", "metaflow-sandbox/engine-*.json")
 

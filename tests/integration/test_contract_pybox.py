@@ -12,6 +12,7 @@ from metaflow_extensions.sandbox.testing.contract import BackendContract
 
 from .images import tree, why_no_images
 from .pybox import settings, why_no_pybox
+from .suites import NO_CONTAINER_HAS
 
 if reason := why_no_pybox() or why_no_images():
     # Of the whole file: no machine is required to have pybox, which is in no package registry.
@@ -21,18 +22,7 @@ if reason := why_no_pybox() or why_no_images():
 class TestPybox(BackendContract):
     """On a root file system directory made by the tests."""
 
-    never = frozenset(
-        {
-            Feature.MOUNT,
-            Feature.HOST_PYTHON,
-            Feature.LAYERS,
-            Feature.GET,
-            Feature.GPU,
-            Feature.NETWORK_HOST,
-            Feature.NETWORK_PUBLIC,
-            Feature.EGRESS_LIST,
-        }
-    )
+    never = NO_CONTAINER_HAS | {Feature.MOUNT, Feature.NETWORK_HOST}
     keeps = ("metaflow-sandbox", "metaflow-sandbox/pybox")
 
     @pytest.fixture

@@ -27,7 +27,7 @@ from metaflow_extensions.sandbox.guest.stdio import (
 )
 from metaflow_extensions.sandbox.relay.stdio import Channel, StdioRelay
 
-from .parts import WAIT, short_directory
+from .parts import WAIT, settle, short_directory
 
 # Runs a script where the guest would run a step, on a multiplexer of its own.
 PROGRAM = """
@@ -252,16 +252,6 @@ def data_frame(content: bytes) -> bytes:
     return HEAD.pack(DATA, 1, len(content)) + content
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread does."""
-    reached = threading.Event()
-    for _ in range(int(WAIT / 0.01)):
-        if condition():
-            return
-        reached.wait(0.01)
-    raise AssertionError("it never happened")
-
-
 def test_answers_to_one_frame_are_one_frame() -> None:
     """Guards against small frames one after the other: each but the first may take 40 ms (Nagle)."""
     channel, relay, sent = opened(b"onetwo")
@@ -274,7 +264,7 @@ def test_answers_to_one_frame_are_one_frame() -> None:
 
     serving = threading.Thread(target=serve, daemon=True)
     serving.start()
-    until(lambda: sent)
+    settle(lambda: sent)
     assert sent == [data_frame(b"ONETWO")]
     relay.close()
     serving.join(WAIT)
@@ -286,7 +276,7 @@ def test_what_is_written_while_somebody_reads_goes_at_once() -> None:
     channel, relay, sent = opened(b"")
     reading = threading.Thread(target=channel.take, args=(100,), daemon=True)
     reading.start()
-    until(lambda: channel._awaited)
+    settle(lambda: channel._awaited)
     channel.give(memoryview(b"now"))
     assert sent == [data_frame(b"now")]
     relay.close()

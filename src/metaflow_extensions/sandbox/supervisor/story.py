@@ -50,12 +50,11 @@ class Story:
 
     # --- the phases, in order -----------------------------------------------------------------
 
-    def opening(self, spec: SandboxSpec) -> SandboxSpec:
-        """A sandbox is asked for; what of, as it was given."""
+    def opening(self) -> None:
+        """A sandbox is asked for."""
         self._opened.clear()
         self.record.mark("opening")
         self.event("sandbox_opening", queued=self.record.seconds("requested", "opening"))
-        return spec
 
     def opened(self, backend: Backend, sandbox_id: str) -> None:
         """It is there, and its command has been started."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import shutil
@@ -11,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from ..backends.interface import Backend, Sandbox, SandboxSpec, Stream
@@ -243,15 +243,17 @@ class TaskRun:
             shutil.rmtree(directory)
 
     def _with_sandbox(self, backend: Backend, way: Transport, directory: Path) -> Outcome:
-        with self._made(backend, lambda: self._story.opening(way.spec())) as self._sandbox:
+        def spec() -> SandboxSpec:
+            self._story.opening()
+            return way.spec()
+
+        with self._made(backend, spec) as self._sandbox:
             try:
                 return self._in_sandbox(backend, self._sandbox, way, directory)
             finally:
                 self._close(self._sandbox)
 
-    def _made(
-        self, backend: Backend, spec: Callable[[], SandboxSpec]
-    ) -> contextlib.AbstractContextManager[Sandbox]:
+    def _made(self, backend: Backend, spec: Callable[[], SandboxSpec]) -> AbstractContextManager[Sandbox]:
         return self._run.governor(self._task.backend).sandbox(
             lambda: self._open(backend, spec()), self._story.progress, self._ending.cancelled
         )

@@ -14,12 +14,12 @@ from metaflow.datastore.datastore_storage import CloseAfterUse, DataStoreStorage
 from metaflow.metaflow_config import CARD_SUFFIX
 
 from ...guest.ahead import LISTING, ReadAhead
+from ...relay.drafts import DONE
 from .relay import client, metaflow_errors, questions
 
 ahead = ReadAhead(client.load_all)
 
 LOCAL_CARD_ROOT = "METAFLOW_SANDBOX_CARD_ROOT"
-DONE = ".DONE.lock"  # the mark of an attempt whose results and records are all there
 SLOW = 0.002  # seconds for a question, from which on a small object is sooner sent twice than asked for
 SMALL = 64 * 1024  # bytes, packed
 MEASURED = 3  # questions
@@ -95,6 +95,7 @@ class RelayStorage(DataStoreStorage):
         def items() -> Iterator[tuple[str, BinaryIO, dict[str, Any] | None]]:
             for path, content in path_and_bytes_iter:
                 source, metadata = content if isinstance(content, tuple) else (content, None)
+                # It marks an attempt whose records are all there, too.
                 if path.endswith(DONE):
                     client.settle()
                 if path in unasked and size_of(source) > SMALL and self._ask([path])[0]:
