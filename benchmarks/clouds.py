@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -42,13 +43,13 @@ def steps_in_clouds(directory: Path, repeat: int) -> list[Row]:
 
 
 def steps(name: str, settings: Mapping[str, str], directory: Path, repeat: int) -> list[Row]:
-    make, end = {"e2b": of_e2b, "daytona": of_daytona}[name](settings)
+    sdk = SDKS[name](settings)
 
     def created() -> float:
         begin = perf_counter()
-        sandbox = make()
+        sandbox = sdk.make()
         seconds = perf_counter() - begin
-        end(sandbox)
+        sdk.end(sandbox)
         return seconds
 
     def chain(sandboxed: int) -> float:
@@ -86,11 +87,16 @@ def steps(name: str, settings: Mapping[str, str], directory: Path, repeat: int) 
     ]
 
 
-Made = tuple[Callable[[], Any], Callable[[Any], None]]
-"""Makes one sandbox with the SDK alone, and ends it."""
+@dataclass(frozen=True)
+class Sdk:
+    """A cloud's SDK by itself: makes a sandbox, writes a file of this machine into it, ends it."""
+
+    make: Callable[[], Any]
+    write: Callable[[Any, Path], Any]
+    end: Callable[[Any], Any]
 
 
-def of_e2b(settings: Mapping[str, str]) -> Made:
+def of_e2b(settings: Mapping[str, str]) -> Sdk:
     import e2b
 
     from metaflow_extensions.sandbox.backends.async_calls import loop
@@ -99,19 +105,31 @@ def of_e2b(settings: Mapping[str, str]) -> Made:
     os.environ.update(settings)
     template = Templates().ensure(Recipe(settings["METAFLOW_SANDBOX_IMAGE"], 2, 1024, None), None)
 
-    def make() -> Any:
-        return loop().call(lambda: e2b.AsyncSandbox.create(template, timeout=60), CREATION)
+    def write(sandbox: Any, path: Path) -> None:
+        with path.open("rb") as file:
+            loop().call(lambda: sandbox.files.write("/tmp/file", file, use_octet_stream=True), CREATION)
 
-    return make, lambda sandbox: loop().call(sandbox.kill, CREATION)
+    return Sdk(
+        lambda: loop().call(lambda: e2b.AsyncSandbox.create(template, timeout=60), CREATION),
+        write,
+        lambda sandbox: loop().call(sandbox.kill, CREATION),
+    )
 
 
-def of_daytona(settings: Mapping[str, str]) -> Made:
+def of_daytona(settings: Mapping[str, str]) -> Sdk:
     import daytona
 
     os.environ.update(settings)
     sdk = daytona.Daytona()
     asked = daytona.CreateSandboxFromImageParams(image=settings["METAFLOW_SANDBOX_IMAGE"])
-    return lambda: sdk.create(asked, timeout=CREATION), lambda sandbox: sandbox.delete()
+    return Sdk(
+        lambda: sdk.create(asked, timeout=CREATION),
+        lambda sandbox, path: sandbox.fs.upload_file(str(path), "/tmp/file"),
+        lambda sandbox: sandbox.delete(),
+    )
+
+
+SDKS = {"e2b": of_e2b, "daytona": of_daytona}
 
 
 def installed() -> float:
@@ -146,16 +164,13 @@ def large_artifact(name: str, settings: Mapping[str, str], directory: Path, repe
 
 def sent(name: str, settings: Mapping[str, str], directory: Path) -> float:
     """Seconds that the SDK takes to put a file of 64 MiB into a sandbox."""
-    from metaflow_extensions.sandbox.backends import registry
-    from metaflow_extensions.sandbox.backends.interface import SandboxSpec
-
-    os.environ.update(settings)
     file = directory / "file"
     file.write_bytes(os.urandom(SIZE))
-    sandbox = registry.load(name).open(SandboxSpec(image=settings["METAFLOW_SANDBOX_IMAGE"]))
+    sdk = SDKS[name](settings)
+    sandbox = sdk.make()
     try:
         begin = perf_counter()
-        sandbox.put(file, PurePosixPath("/tmp/file"))
+        sdk.write(sandbox, file)
         return perf_counter() - begin
     finally:
-        sandbox.close()
+        sdk.end(sandbox)

@@ -9,17 +9,21 @@ fail as asked, see ``Faults``; ``POST /vanish/{name}`` ends a sandbox, ``POST /s
 from __future__ import annotations
 
 import asyncio
-import base64
+import contextlib
 import datetime
+import io
 import itertools
 import json
 import os
 import re
+import tempfile
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, BinaryIO
 
 import daytona_api_client as control
 import daytona_toolbox_api_client as toolbox
@@ -36,6 +40,8 @@ AGENT = Path(__file__).with_name("daytona_agent.py").read_text()
 ENVIRONMENT = {"PATH": PATH, "OF_THE_IMAGE": "1", "HOME": "/root", "DAYTONA_SANDBOX_ID": "inside"}
 REFERENCE = re.compile(r"FROM ([a-z0-9]+([._:/@-][a-zA-Z0-9]+)*)\n")
 GIB = 1024  # MiB
+PIECE = 1 << 20  # bytes
+NOTHING: Mapping[str, BinaryIO] = MappingProxyType({})
 MINUTE = 60.0
 
 
@@ -94,28 +100,40 @@ class Daemon:
         self.running = running
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._asking = asyncio.Lock()
         self._reading = asyncio.ensure_future(self._read())
         self._errors = asyncio.ensure_future(running.stderr.read())
 
-    async def ask(self, what: str, **asked: Any) -> Any:
-        """What it answers; Refused when it is dead."""
+    async def ask(self, what: str, files: Mapping[str, BinaryIO], **asked: Any) -> Any:
+        """What it answers, with the "content" that came along; Refused when it is dead."""
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         assert self.running.stdin
         if self._reading.done():
             raise Refused(502, "bad gateway")
-        self.running.stdin.write(json.dumps({"do": what, "number": number, **asked}).encode() + b"\n")
+        sizes = {name: file.seek(0, os.SEEK_END) for name, file in files.items()}
+        line = json.dumps({"do": what, "number": number, "files": sizes, **asked}).encode() + b"\n"
+        async with self._asking:
+            with contextlib.suppress(ConnectionError):  # what it reads no more, it does not answer
+                self.running.stdin.write(line)
+                for file in files.values():
+                    file.seek(0)
+                    while piece := file.read(PIECE):
+                        self.running.stdin.write(piece)
+                        await self.running.stdin.drain()
         told = await answer
         if told is None:
             raise Refused(502, "bad gateway")
         return told
 
     async def _read(self) -> None:
-        rest = b""
-        while data := await self.running.stdout.read(1 << 20):
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while line := await self.running.stdout.readline():
                 told = json.loads(line)
+                told["content"] = content = tempfile.SpooledTemporaryFile(PIECE)  # noqa: SIM115 -- its reader's
+                while (left := told["size"] - content.tell()) > 0:
+                    content.write(await self.running.stdout.readexactly(min(PIECE, left)))
+                content.seek(0)
                 answer = self._asked.pop(told["number"])
                 if not answer.cancelled():
                     answer.set_result(told)
@@ -180,6 +198,7 @@ class Server:
                 web.get("/logs/{name}", self.logs),
                 web.post(f"{inside}/process/execute", self.execute),
                 web.post(f"{inside}/files/bulk-upload", self.upload),
+                web.post(f"{inside}/files/bulk-download", self.download),
             ]
         )
         self._events.attach(application, socketio_path="api/socket.io")
@@ -316,23 +335,48 @@ class Server:
         )
         if told.get("late"):
             raise Refused(408, "command execution timeout", "PROCESS_EXECUTION_TIMEOUT")
-        answer = toolbox.ExecuteResponse(exit_code=told["exitCode"], result=told["result"])
+        result = told["content"].read().decode(errors="replace")
+        answer = toolbox.ExecuteResponse(exit_code=told["exitCode"], result=result)
         return web.json_response(answer.to_dict())
 
     async def upload(self, request: web.Request) -> web.Response:
         """Write files."""
         parts = await request.post()
         files = {
-            str(parts[name.replace(".file", ".path")]): base64.b64encode(part.file.read()).decode()
+            str(parts[name.replace(".file", ".path")]): part.file
             for name, part in parts.items()
             if isinstance(part, web.FileField)
         }
-        told = await self._ask(request, "upload", files=files)
+        told = await self._ask(request, "upload", files)
         if "error" in told:
             return web.json_response({"errors": [told["error"]]}, status=400)
         return web.json_response({})
 
-    async def _ask(self, request: web.Request, what: str, **asked: Any) -> Any:
+    async def download(self, request: web.Request) -> web.StreamResponse:
+        """Read one file."""
+        asked = toolbox.FilesDownloadRequest.from_dict(await request.json())
+        assert asked
+        (path,) = asked.paths
+        told = await self._ask(request, "download", name=path)
+        error = {"message": told.get("error"), "statusCode": 404, "code": "FILE_NOT_FOUND"}
+        name, kind, content = (
+            ("error", "application/json", io.BytesIO(json.dumps(error).encode()))
+            if "error" in told
+            else ("file", "application/octet-stream", told["content"])
+        )
+        boundary = uuid.uuid4().hex
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{path}"\r\n'
+        answer = web.StreamResponse(headers={"Content-Type": f"multipart/form-data; boundary={boundary}"})
+        await answer.prepare(request)
+        await answer.write(f"{head}Content-Type: {kind}\r\n\r\n".encode())
+        while piece := content.read(PIECE):
+            await answer.write(piece)
+        await answer.write(f"\r\n--{boundary}--\r\n".encode())
+        return answer
+
+    async def _ask(
+        self, request: web.Request, what: str, files: Mapping[str, BinaryIO] = NOTHING, **asked: Any
+    ) -> Any:
         sandbox, faults = self._find(request), self.faults
         await asyncio.sleep(faults.delay)
         if faults.busy_calls:
@@ -347,7 +391,7 @@ class Server:
         if not sandbox.daemon:
             raise Refused(502, "bad gateway")
         sandbox.called = time.monotonic()
-        told = await sandbox.daemon.ask(what, **asked)
+        told = await sandbox.daemon.ask(what, files, **asked)
         if faults.lost_calls or fails:
             faults.lost_calls = max(0, faults.lost_calls - 1)
             raise Refused(502, "bad gateway")

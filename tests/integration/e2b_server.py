@@ -21,6 +21,7 @@ import sys
 import tarfile
 import tempfile
 import urllib.parse
+import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +54,7 @@ from e2b.envd.process import process_connect, process_pb
 from protobuf import Oneof
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
 from .images import PATH
@@ -70,6 +71,12 @@ os.makedirs(os.path.dirname(sys.argv[1]), exist_ok=True)
 with open(sys.argv[1], "wb") as file:
     shutil.copyfileobj(sys.stdin.buffer, file)
 """
+READ = """
+import shutil, sys
+with open(sys.argv[1], "rb") as file:
+    shutil.copyfileobj(file, sys.stdout.buffer)
+"""
+READ_AT_ONCE = 256 * 1024  # bytes
 REFERENCE = re.compile(r"[a-z0-9][a-z0-9._:/-]*(:[\w][\w.-]*)?(@sha256:[0-9a-f]{64})?\Z")
 LONGEST = 24 * 3600  # seconds
 
@@ -83,9 +90,10 @@ class Faults:
     ``limit`` is the most sandboxes at once; ``lag`` seconds go by before a list shows what was made,
     ``slow_end`` before a sandbox's end is answered; after ``drop_after`` bytes a stream is cut, ``drops``
     times, in the ``way`` "abort" (the connection) or "unavailable" (by the daemon); ``lose_input``
-    answers to input are lost; ``build`` is why no template can be built. ``second`` is how long E2B's seconds
-    are, in seconds, where it counts a sandbox's time to live; with ``expired`` its key is one no more.
-    Machines that may reach the internet share this machine's ``network``.
+    answers to input are lost, and ``lose_files`` files, half-way; ``build`` is why no template can be
+    built. ``second`` is how long E2B's seconds are, in seconds, where it counts a sandbox's time to live;
+    with ``expired`` its key is one no more. Machines that may reach the internet share this machine's
+    ``network``.
     """
 
     refuse: int = 0
@@ -100,6 +108,7 @@ class Faults:
     drops: int = 1
     way: str = "abort"
     lose_input: int = 0
+    lose_files: int = 0
     build: str = ""
     second: float = 1.0
     expired: bool = False
@@ -214,6 +223,7 @@ class Server:
             Route(f"/v2{build}", self.checked(self.build), methods=["POST"]),
             Route(f"{build}/status", self.checked(self.build_status)),
             Route("/files", self.write_file, methods=["POST"]),
+            Route("/files", self.read_file),
             Route("/health", self.health),
             Mount("/process.Process", Daemon(self)),
         ]
@@ -486,15 +496,58 @@ class Server:
         assert request.headers["Content-Type"] == "application/octet-stream"
         running = await box.machine.start(["python3", "-c", WRITE, path], env=ENVIRONMENT, stdin=True)
         assert running.stdin
-        async for data in request.stream():
-            with contextlib.suppress(ConnectionError):
-                running.stdin.write(data)
-                await running.stdin.drain()
-        running.stdin.close()
+        try:
+            async for data in request.stream():
+                self.lose_file()
+                with contextlib.suppress(ConnectionError):
+                    running.stdin.write(data)
+                    await running.stdin.drain()
+        finally:
+            running.stdin.close()
         _, said = await asyncio.gather(running.stdout.read(), running.stderr.read())
         if await running.wait():
             return JSONResponse({"code": 400, "message": said.decode(errors="replace")}, 400)
         return JSONResponse([{"name": Path(path).name, "path": path, "type": "file"}])
+
+    async def read_file(self, request: Request) -> Response:
+        """As a stream, compressed for whoever takes that."""
+        box = self.boxes.get(request.headers.get("E2b-Sandbox-Id", ""))
+        if box is None or request.headers.get("X-Access-Token") != box.token:
+            return JSONResponse({"code": 502, "message": "The sandbox was not found"}, 502)
+        path = request.query_params["path"]
+        running = await box.machine.start(["python3", "-c", READ, path], env=ENVIRONMENT)
+        first = await running.stdout.read(READ_AT_ONCE)
+        if not first and await running.wait():
+            said = (await running.stderr.read()).decode(errors="replace")
+            return JSONResponse({"code": 404, "message": said}, 404)
+        compress = (
+            zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+            if "gzip" in request.headers.get("Accept-Encoding", "")
+            else None
+        )
+
+        async def content() -> AsyncIterator[bytes]:
+            data = first
+            try:
+                while data:
+                    self.lose_file()
+                    yield compress.compress(data) if compress else data
+                    data = await running.stdout.read(READ_AT_ONCE)
+                if compress:
+                    yield compress.flush()
+            finally:
+                running.kill()
+                await asyncio.gather(running.stdout.read(), running.stderr.read())
+                await running.wait()
+
+        headers = {"Content-Encoding": "gzip"} if compress else {}
+        return StreamingResponse(content(), headers=headers, media_type="application/octet-stream")
+
+    def lose_file(self) -> None:
+        """Cut the connection of one."""
+        if self.faults.lose_files > 0:
+            self.faults.lose_files -= 1
+            raise Dropped
 
     async def health(self, request: Request) -> Response:
         """Of a sandbox."""

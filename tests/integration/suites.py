@@ -32,6 +32,7 @@ NO_CONTAINER_HAS = frozenset(
     {
         Feature.HOST_PYTHON,
         Feature.LAYERS,
+        Feature.FILES,
         Feature.GET,
         Feature.GPU,
         Feature.NETWORK_PUBLIC,
@@ -131,7 +132,7 @@ def e2b(_directory: Path, _request: pytest.FixtureRequest) -> Iterator[Variables
 
     with e2b_server() as server:
         # An artifact of 1 GiB does not fit into E2B's own default.
-        yield {**server.settings, "METAFLOW_SANDBOX_TESTS_MEMORY": "4096"}
+        yield {**server.settings, "METAFLOW_SANDBOX_TESTS_MEMORY": "6144"}
 
 
 @contextlib.contextmanager

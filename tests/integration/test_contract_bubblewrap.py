@@ -21,7 +21,15 @@ class TestBubblewrap(BackendContract):
     python = sys.executable
     # What no Linux namespace gives: its refusal is what is tested.
     never = frozenset(
-        {Feature.IMAGE, Feature.LAYERS, Feature.GET, Feature.GPU, Feature.NETWORK_PUBLIC, Feature.EGRESS_LIST}
+        {
+            Feature.IMAGE,
+            Feature.LAYERS,
+            Feature.FILES,
+            Feature.GET,
+            Feature.GPU,
+            Feature.NETWORK_PUBLIC,
+            Feature.EGRESS_LIST,
+        }
     )
     # The user's own base directory stays, empty.
     keeps = ("metaflow-sandbox",)

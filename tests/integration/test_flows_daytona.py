@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from .daytona import DaytonaServer, daytona_server
-from .harness import TIMEOUT, FlowRun, place_flow, run_flow
+from .harness import TIMEOUT, FlowRun, place_flow, read_results, run_flow
 from .live import live_directory, live_flow
 
 pytest.importorskip("daytona", reason="the SDK is missing: pip install daytona")
@@ -74,6 +74,20 @@ def test_faults_do_not_show(server: DaytonaServer, tmp_path: Path, faults: dict[
         run = run_flow(flow, "run", "--lines", str(LINES), env=settings(server))
         assert_complete(run)
         assert len(server.created()) == before + WIDTH
+    assert_empty(server)
+
+
+@pytest.mark.parametrize("unsteady", [0, 3])
+def test_a_large_artifact(server: DaytonaServer, tmp_path: Path, unsteady: int) -> None:
+    """Guards artifacts that go as files, both ways, and by the channel when their transfer fails."""
+    flow = place_flow("large_flow.py", tmp_path)
+    with server.failing(unsteady=unsteady):
+        run = run_flow(flow, "run", "--blocks", "1", "--with", "sandbox", env=settings(server))
+    assert run.returncode == 0, run.output
+    assert "refused" not in run.output
+    script = "from metaflow import Run, namespace\nnamespace(None)\n"
+    script += f"print(Run('LargeFlow/{run.run_id}').data.same)"
+    assert read_results(tmp_path, script) == "True\n"
     assert_empty(server)
 
 

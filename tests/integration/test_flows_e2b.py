@@ -10,7 +10,7 @@ import pytest
 
 from .clouds import all_once, bodies
 from .e2b import KEY, E2BServer, e2b_server
-from .harness import FlowRun, place_flow, run_flow
+from .harness import FlowRun, place_flow, read_results, run_flow
 from .live import LiveFlow, live_flow
 from .waiting import until
 
@@ -76,6 +76,21 @@ def test_what_passes_is_not_noticed(
 def ids(server: E2BServer, what: str) -> set[str]:
     """Of the sandboxes that were made, or that were ended."""
     return {request[what] for request in server.asked(what)}
+
+
+@pytest.mark.parametrize("lost", [0, 1, 1000], ids=["none", "one", "all"])
+def test_a_large_artifact_whose_files_are_cut_off(
+    server: E2BServer, env: Mapping[str, str], tmp_path: Path, lost: int
+) -> None:
+    """Guards artifacts that go as files, both ways, and by the channel where that is not to be had."""
+    flow = place_flow("large_flow.py", tmp_path)
+    with server.failing(lose_files=lost):
+        run = run_flow(flow, "run", "--blocks", "1", *WITH, env=env)
+    assert run.returncode == 0, run.output
+    assert "refused" not in run.output
+    script = "from metaflow import Run, namespace\nnamespace(None)\n"
+    script += f"print(Run('LargeFlow/{run.run_id}').data.same)"
+    assert read_results(tmp_path, script) == "True\n"
 
 
 def vanished(server: E2BServer, env: Mapping[str, str], *arguments: str) -> FlowRun:

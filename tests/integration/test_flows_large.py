@@ -19,7 +19,7 @@ from .live import LiveFlow, live_flow
 MIB = 1 << 20
 GIB = 1 << 30
 # Anonymous memory of the supervisor: Metaflow and its SDKs loaded, and room for a few buffers.
-BOUND = 128 * MIB
+BOUND = 160 * MIB
 NEEDED_MEMORY = 6 * GIB  # of the step itself: the artifact, its pickle, the compressed pickle
 NEEDED_DISK = 5 * GIB
 

@@ -122,12 +122,12 @@ def test_loads(bench: Bench, client: RelayClient) -> None:
     """Guards against objects that come without their metadata, or are not missed."""
     content = os.urandom(3_000_000)
     bench.put(f"{INPUT}/0.x", content, {"a": 1})
-    found, metadata, chunks = client.load(STORE, f"{INPUT}/0.x")
+    found, metadata, chunks, _ = client.load(STORE, f"{INPUT}/0.x")
     assert (found, metadata, b"".join(chunks)) == (True, {"a": 1}, content)
-    found, metadata, chunks = client.load(STORE, f"{INPUT}/0.y")
+    found, metadata, chunks, _ = client.load(STORE, f"{INPUT}/0.y")
     assert (found, metadata, list(chunks)) == (False, None, [])
     bench.services.included.write_bytes(b"included")
-    found, chunks = client.include("local", "u")
+    found, _, chunks, _ = client.include("local", "u")
     assert (found, b"".join(chunks)) == (True, b"included")
 
 
@@ -139,7 +139,7 @@ def test_each_thread_has_its_connection(bench: Bench, client: RelayClient) -> No
 
     def load() -> None:
         for _ in range(5):
-            data = b"".join(client.load(STORE, f"{INPUT}/0.x")[2])
+            data = b"".join(client.load(STORE, f"{INPUT}/0.x").chunks)
             if data != expected:
                 wrong.append(data)
         client.connection().close()

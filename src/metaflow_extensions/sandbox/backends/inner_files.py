@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from ..errors import SandboxLost, UnsupportedOption
@@ -24,12 +24,18 @@ with open(draft, "xb") as file:
 os.chmod(draft, mode)
 os.replace(draft, target)
 """
-GET = f"""
-import os, shutil, stat, sys
+CHECK = f"""
+import os, stat, sys
 path = sys.argv[1]
 try:
     if os.path.realpath(path) != os.path.normpath(path) or not stat.S_ISREG(os.lstat(path).st_mode):
         sys.exit({REFUSED} if os.path.lexists(path) else {MISSING})
+except FileNotFoundError:
+    sys.exit({MISSING})
+"""
+GET = f"""{CHECK}
+import shutil
+try:
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         shutil.copyfileobj(file, sys.stdout.buffer)
 except FileNotFoundError:
@@ -67,11 +73,19 @@ def put(start: Start, source: Path, target: PurePosixPath) -> None:
         raise UnsupportedOption(f"{target} can't be written inside: {said.decode(errors='replace')[-500:]}")
 
 
-def get(start: Start, source: PurePosixPath, target: Path) -> None:
-    """Copy a regular file out. Raises FileNotFoundError, or PermissionError for what is none."""
+def get(
+    start: Start,
+    source: PurePosixPath,
+    target: Path,
+    read: Callable[[PurePosixPath], Iterator[bytes]] | None = None,
+) -> None:
+    """Copy a regular file out. Raises FileNotFoundError, or PermissionError for what is none.
+
+    ``read`` gives its content, where there is a faster way than the command's output.
+    """
     if not source.is_absolute() or "\0" in str(source):
         raise UnsupportedOption(f"{str(source)!r} must be an absolute path without NUL")
-    process = start(python(GET, str(source)))
+    process = start(python(CHECK if read else GET, str(source)))
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as draft:
         try:
             said = b""
@@ -86,6 +100,9 @@ def get(start: Start, source: PurePosixPath, target: Path) -> None:
             if code:
                 reason = said.decode(errors="replace")[-500:] or "only regular files are copied out"
                 raise PermissionError(f"{source}: {reason}")
+            if read:
+                draft.writelines(read(source))
+                draft.flush()
             Path(draft.name).replace(target)
         finally:
             Path(draft.name).unlink(missing_ok=True)

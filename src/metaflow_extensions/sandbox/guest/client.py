@@ -6,8 +6,9 @@ import contextlib
 import os
 import socket
 import threading
-from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Optional, Tuple, cast
+from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, cast
 
+from . import large_files
 from .frames import ChannelClosed, encode_frame, read_frame, read_stream, write_stream
 
 ADDRESS_VARIABLE = "METAFLOW_SANDBOX_RELAY"
@@ -25,6 +26,15 @@ def told_when_closed() -> Iterator[None]:
         yield
     except (ChannelClosed, ConnectionError) as error:
         raise RelayRefused("the launcher has closed the relay: the run is over or was cancelled") from error
+
+
+class Content(NamedTuple):
+    """What was loaded: ``chunks``, to be read to their end, or a ``file``, to be removed after use."""
+
+    found: bool
+    metadata: Optional[Dict[str, Any]]
+    chunks: Iterator[bytes]
+    file: Optional[str]
 
 
 class Connection:
@@ -68,6 +78,16 @@ class Connection:
         with told_when_closed():
             write_stream(self.writer, source)
         self._count()
+
+    def offer(self, header: Dict[str, Any]) -> bool:
+        """Whether a request that names a file needs nothing more; a refusal is kept."""
+        self.ask(header)
+        self.collect(0)
+        try:
+            return not self.answer().get("again")
+        except RelayRefused as error:
+            self.refused.append(error)
+            return True
 
     def collect(self, down_to: int) -> None:
         """Read answers to queued requests until ``down_to`` are left; refusals are kept."""
@@ -146,19 +166,16 @@ class RelayClient:
         connection = self.connection()
         # The iterator may use this connection, too.
         for path, source, metadata in items:
-            connection.send(
-                {"verb": "save", "store": store, "path": path, "meta": metadata, "overwrite": overwrite},
-                source,
-            )
+            header = {"verb": "save", "store": store, "path": path, "meta": metadata, "overwrite": overwrite}
+            with large_files.as_file(source) as file:
+                passed = file is not None and connection.offer({**header, "file": file})
+            if not passed:
+                connection.send(header, source)
         connection.settle()
 
-    def load(self, store: str, path: str) -> Tuple[bool, Optional[Dict[str, Any]], Iterator[bytes]]:
-        """(found, metadata, chunks); the chunks have to be read to their end."""
-        connection = self.connection()
-        header = connection.call("load", store=store, path=path)
-        if not header["found"]:
-            return False, None, iter(())
-        return True, header["meta"], read_stream(connection.reader)
+    def load(self, store: str, path: str) -> Content:
+        """An object."""
+        return self._content("load", store=store, path=path)
 
     def load_all(self, store: str, paths: List[str]) -> List[Tuple[bool, Optional[Dict[str, Any]], bytes]]:
         """(found, metadata, content) of small objects, in one round trip. Raises RelayRefused for the first.
@@ -183,9 +200,16 @@ class RelayClient:
             raise refused
         return objects
 
-    def include(self, kind: str, url: str) -> Tuple[bool, Iterator[bytes]]:
-        """(found, chunks) of an included file; the chunks have to be read to their end."""
+    def include(self, kind: str, url: str) -> Content:
+        """An included file."""
+        return self._content("include", type=kind, url=url)
+
+    def _content(self, verb: str, **arguments: Any) -> Content:
         connection = self.connection()
-        if not connection.call("include", type=kind, url=url)["found"]:
-            return False, iter(())
-        return True, read_stream(connection.reader)
+        file = large_files.new_path()
+        header = connection.call(verb, **arguments, **({"into": file} if file else {}))
+        if not header["found"]:
+            return Content(False, None, iter(()), None)
+        passed = bool(header.get("passed"))
+        chunks = iter(()) if passed else read_stream(connection.reader)
+        return Content(True, header["meta"], chunks, file if passed else None)

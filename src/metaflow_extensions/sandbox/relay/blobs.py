@@ -10,7 +10,7 @@ from typing import Final
 from ..errors import RelayError
 
 _SHA1 = re.compile(r"[0-9a-f]{40}")
-_SLICE: Final = 16 << 10  # compressed bytes at a time: what is left over after each output is copied
+_SLICE: Final = 64 << 10  # compressed bytes at a time: what is left over after each output is copied
 _OUTPUT: Final = 256 << 10
 _MAX_MEMBERS: Final = 1024  # Metaflow writes one; each costs an inflate state for as few as 20 bytes
 

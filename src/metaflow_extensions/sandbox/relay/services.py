@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol
 
 from .policy import TaskIdentity
@@ -48,6 +48,16 @@ class Storage(Protocol):
         self, keys: Sequence[str]
     ) -> AbstractContextManager[Iterator[tuple[str, str | None, dict[str, Any] | None]]]:
         """(path, local file or None, metadata) of each key."""
+
+
+class Files(Protocol):
+    """The files of a sandbox, as far as its provider passes them faster than its streams."""
+
+    def put(self, source: Path, target: PurePosixPath) -> None:
+        """Copy a file in."""
+
+    def read(self, source: PurePosixPath) -> Iterator[bytes]:
+        """A file's content, which need not end. Raises FileNotFoundError; SandboxError also on the way."""
 
 
 class Services(Protocol):

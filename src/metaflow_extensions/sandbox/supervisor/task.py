@@ -302,7 +302,7 @@ class TaskRun:
         if task.timeout is not None:
             self._ending.expire_after(task.timeout)
         try:
-            for output in way.output(process):
+            for output in way.output(process, sandbox):
                 self._sink.feed(output)
             return self._outcome(process.wait())
         finally:

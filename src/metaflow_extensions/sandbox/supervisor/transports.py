@@ -8,10 +8,21 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, cast
 
-from ..backends.interface import Command, Feature, Mount, Output, Process, SandboxSpec, Stream
+from ..backends.interface import (
+    Command,
+    Feature,
+    FileSandbox,
+    Mount,
+    Output,
+    Process,
+    Sandbox,
+    SandboxSpec,
+    Stream,
+)
 from ..guest import stdio, unpack
+from ..guest.large_files import VARIABLE as FILES_VARIABLE
 from ..relay.server import TaskRelay
 from ..relay.stdio import StdioRelay
 from .archives import Archives, framed, task_archive
@@ -64,7 +75,7 @@ class Transport(Protocol):
     def command(self) -> Command:
         """The guest's command, which starts the step."""
 
-    def output(self, process: Process) -> Iterable[Output]:
+    def output(self, process: Process, sandbox: Sandbox) -> Iterable[Output]:
         """The step's output; whatever else the guest sends is served meanwhile."""
 
     def close(self) -> None:
@@ -116,7 +127,7 @@ class Mounts:
             env=step_variables(here.task, here.packages),
         )
 
-    def output(self, process: Process) -> Iterable[Output]:
+    def output(self, process: Process, _sandbox: Sandbox) -> Iterable[Output]:
         """What the command writes."""
         return process.output()
 
@@ -135,6 +146,7 @@ class Pipes:
         self._here = surroundings
         self._relay = relay
         self._far = Feature.REMOTE in features
+        self._files = Feature.FILES in features
         self._layered = surroundings.environment if Feature.LAYERS in features else None
 
     def spec(self) -> SandboxSpec:
@@ -150,13 +162,15 @@ class Pipes:
         program = Path(unpack.__file__).read_text()
         return Command(
             [interpreter(here.task, here.argv), "-I", "-S", "-c", program, str(INSIDE / CODE), "--", *words],
-            env=step_variables(here.task, packages),
+            env={**step_variables(here.task, packages), **({FILES_VARIABLE: "yes"} if self._files else {})},
             stdin=True,
         )
 
-    def output(self, process: Process) -> Iterator[Output]:
+    def output(self, process: Process, sandbox: Sandbox) -> Iterator[Output]:
         """The step's own output, taken out of what the command writes."""
         here = self._here
+        if self._files:
+            self._relay.files = cast("FileSandbox", sandbox)
         channels = StdioRelay(self._relay.accept, process.send)
         libraries = here.task.direct.libraries if here.task.direct else ""
         hosted = here.task.hosted

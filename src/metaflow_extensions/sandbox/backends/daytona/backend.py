@@ -38,6 +38,7 @@ class DaytonaBackend:
     features = frozenset(
         {
             Feature.REMOTE,
+            Feature.FILES,
             Feature.STDIN,
             Feature.GET,
             Feature.IMAGE,

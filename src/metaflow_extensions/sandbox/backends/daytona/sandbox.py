@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -64,6 +64,11 @@ class DaytonaSandbox:
         """Copy a regular file out. Raises FileNotFoundError, or PermissionError for a link."""
         self._lifetime.check()
         inner_files.get(self.start, source, target)
+
+    def read(self, source: PurePosixPath) -> Iterator[bytes]:
+        """A file's content. Raises FileNotFoundError."""
+        self._lifetime.check()
+        return self._toolbox.read(source)
 
     def close(self) -> None:
         """Have the sandbox removed; idempotent. Raises SandboxLost when Daytona does not accept that."""

@@ -8,11 +8,12 @@ import contextlib
 import shlex
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import daytona
+import httpx
 
 from ...errors import CommandTimeout, SandboxError, SandboxLost, StartFailed, UnsupportedOption
 from ...guest import holder_call
@@ -72,6 +73,15 @@ class Toolbox:
             uploads = [daytona.FileUpload(source, name) for name, source in {**programs, **files}.items()]
             self._repeated(lambda: self._sandbox.fs.upload_files(uploads, UPLOAD), UPLOAD + EXTRA)
             self._equipped = True
+
+    def read(self, source: PurePosixPath) -> Iterator[bytes]:
+        """A file's content. Raises FileNotFoundError, or StartFailed where it does not come to its end."""
+        try:
+            yield from self._sandbox.fs.download_file_stream(str(source), UPLOAD)
+        except daytona.DaytonaNotFoundError as error:
+            raise FileNotFoundError(f"there is no file {source} in the sandbox") from error
+        except (daytona.DaytonaError, httpx.HTTPError) as error:
+            raise StartFailed(f"the read of {source}: {error or type(error).__name__}") from error
 
     def put_input(self, name: str, offset: int, data: bytes) -> None:
         """Upload input from that offset on, for the command's holder to be asked to TAKE."""

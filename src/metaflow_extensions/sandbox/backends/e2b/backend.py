@@ -40,6 +40,7 @@ class E2BBackend:
             Feature.CPU_LIMIT,
             Feature.MEMORY_LIMIT,
             Feature.LAYERS,
+            Feature.FILES,
         }
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from e2b import AsyncSandbox
@@ -60,7 +60,12 @@ class E2BSandbox:
     def get(self, source: PurePosixPath, target: Path) -> None:
         """Copy a regular file out. Raises FileNotFoundError, or PermissionError for a link."""
         self._lifetime.check()
-        inner_files.get(self.start, source, target)
+        inner_files.get(self.start, source, target, self.read)
+
+    def read(self, source: PurePosixPath) -> Iterator[bytes]:
+        """A file's content. Raises FileNotFoundError."""
+        self._lifetime.check()
+        return files.read(self._sandbox, source)
 
     def close(self) -> None:
         """End it; idempotent. One that E2B takes its time to end is seen to in the background."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,15 @@ class RelayDataClient:
     def get(self, url: str, return_missing: bool = False) -> IncludedFileCopy:
         """A local copy, kept until the client is left."""
         with metaflow_errors():
-            found, chunks = client.include(self.TYPE, url)
-            if not found:
+            included = client.include(self.TYPE, url)
+            if not included.found:
                 return IncludedFileCopy(url, None)
             path = Path(self._directory.name, url.rpartition("/")[2])
-            with path.open("wb") as copy:
-                copy.writelines(chunks)
+            if included.file:
+                shutil.move(included.file, path)
+            else:
+                with path.open("wb") as copy:
+                    copy.writelines(included.chunks)
         return IncludedFileCopy(url, str(path))
 
     info = get

@@ -14,6 +14,8 @@ from metaflow.datastore.datastore_storage import CloseAfterUse, DataStoreStorage
 from metaflow.metaflow_config import CARD_SUFFIX
 
 from ...guest.ahead import LISTING, ReadAhead
+from ...guest.client import Content
+from ...guest.large_files import size_of
 from ...relay.drafts import DONE
 from .relay import client, metaflow_errors, questions
 
@@ -117,29 +119,32 @@ class RelayStorage(DataStoreStorage):
         def load() -> Iterator[tuple[str, str | None, dict[str, Any] | None]]:
             for path in paths:
                 with metaflow_errors():
-                    found, metadata, chunks = self._load(path)
+                    found, metadata, chunks, file = self._load(path)
                     if not found:
                         yield path, None, None
                         continue
-                    copy, name = open_copy()
-                    copies.enter_context(copy)
-                    copy.writelines(chunks)
-                    copy.flush()
-                yield path, name, metadata
+                    if file:
+                        copies.callback(os.unlink, file)
+                    else:
+                        copy, file = open_copy()
+                        copies.enter_context(copy)
+                        copy.writelines(chunks)
+                        copy.flush()
+                yield path, file, metadata
 
         return CloseAfterUse(load(), closer=copies)
 
-    def _load(self, path: str) -> tuple[bool, dict[str, Any] | None, Iterable[bytes]]:
+    def _load(self, path: str) -> Content:
         had = ahead.take(self._store, path)
         if had is not None:
             found, metadata, content = had
-            return found, metadata, [content]
-        found, metadata, chunks = client.load(self._store, path)
-        if LISTING.fullmatch(path):
-            listing = b"".join(chunks)
+            return Content(found, metadata, iter([content]), None)
+        loaded = client.load(self._store, path)
+        if LISTING.fullmatch(path) and not loaded.file:
+            listing = b"".join(loaded.chunks)
             ahead.learn(listing)
-            return found, metadata, [listing]
-        return found, metadata, chunks
+            return loaded._replace(chunks=iter([listing]))
+        return loaded
 
 
 class LocalRelayStorage(RelayStorage):
@@ -177,14 +182,6 @@ class GSRelayStorage(RelayStorage):
     """``--datastore gs``, without its SDK."""
 
     TYPE = "gs"
-
-
-def size_of(source: BinaryIO) -> int:
-    """Bytes from where it stands to its end."""
-    place = source.tell()
-    end = source.seek(0, os.SEEK_END)
-    source.seek(place)
-    return end - place
 
 
 def open_copy() -> tuple[BinaryIO, str]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import tarfile
+from collections.abc import Generator
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 import pytest
 
-from ...backends.interface import Backend, Feature, Layer, Sandbox
+from ...backends.interface import Backend, Feature, FileSandbox, Layer, Sandbox
 from ...errors import SandboxError
 from .base import ContractBase, Result
 from .streams import pattern
@@ -147,6 +150,38 @@ class FilesContract(ContractBase):
             sandbox.get(where / name, tmp_path / "target")
             assert (tmp_path / "target").read_bytes() == data
 
+    @pytest.mark.parametrize("size", [1, 5 << 20])
+    def test_read_bytes_are_exact(self, sandbox: Sandbox, size: int) -> None:
+        """What the relay reads must be what the guest wrote, also while a command runs."""
+        self.needs(Feature.FILES)
+        code = """
+        import os, sys, time
+        with open("\u00fc -x", "wb") as file:
+            file.write((bytes(range(251)) * 21_000)[:int(sys.argv[1])])
+        os.write(1, os.fsencode(os.getcwd()) + b"|")
+        time.sleep(600)
+        """
+        process = sandbox.start(self.command(code, str(size)))
+        reader = self.follow(process)
+        reader.until(b"|")
+        source = PurePosixPath(reader.stdout.decode().strip("|"), "ü -x")
+        assert self.within(lambda: _read(sandbox, source)) == pattern(size)
+        given_up = cast("FileSandbox", sandbox).read(source)
+        next(given_up)
+        cast("Generator[bytes]", given_up).close()
+        self.within(process.kill)
+        assert reader.rest().code == KILLED
+
+    def test_read_of_what_is_not_there(self, sandbox: Sandbox) -> None:
+        """A guest may name what it likes; after the sandbox's end there is nothing to read."""
+        self.needs(Feature.FILES)
+        for name, kinds in (("absent", FileNotFoundError), ("", (FileNotFoundError, SandboxError))):
+            with pytest.raises(kinds):
+                self.within(functools.partial(_read, sandbox, _PLACE / name))
+        sandbox.close()
+        with pytest.raises(SandboxError):
+            _read(sandbox, _PLACE / "absent")
+
     def test_get_while_the_command_runs(self, sandbox: Sandbox, tmp_path: Path) -> None:
         """A transport over polled files reads them while the command is at work."""
         self.needs(Feature.GET)
@@ -201,3 +236,7 @@ class FilesContract(ContractBase):
         self.needs(Feature.GET)
         assert self.run(sandbox, "open('kept', 'w').write('1')").code == 0
         assert self.run(sandbox, _CAT, "kept") == Result(0, b"1", b"")
+
+
+def _read(sandbox: Sandbox, source: PurePosixPath) -> bytes:
+    return b"".join(cast("FileSandbox", sandbox).read(source))
