@@ -150,7 +150,7 @@ class TaskRun:
         try:
             outcome = self._execute()
         except SandboxError as error:
-            self._sink.say(f"{type(error).__name__}: {error}")
+            self._sink.say(words.failure(error))
             outcome = Outcome(1)
         except Exception as error:
             # A backend is foreign code, and its shim must not wait for an answer in vain.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import SandboxError, SandboxLost
 from ..units import duration
 
 UNFINISHED = (
@@ -61,6 +62,15 @@ def trying_again(error: Exception, pause: float, number: int, tries: int) -> str
         f"{type(error).__name__}: {error}\n"
         f"No user code has run: trying again in {pause:.1f} s ({number} of {tries})."
     )
+
+
+def failure(error: SandboxError) -> str:
+    """An error, behind the loss of the sandbox that it followed."""
+    before = error.__context__
+    while before and not isinstance(before, SandboxLost):
+        before = before.__context__
+    found = [before, error] if before and not isinstance(error, SandboxLost) else [error]
+    return "; then ".join(f"{type(each).__name__}: {each}" for each in found)
 
 
 def broken_backend(name: str, error: Exception) -> str:
