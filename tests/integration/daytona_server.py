@@ -31,7 +31,7 @@ import socketio
 from aiohttp import web
 
 from .images import PATH
-from .machine import Machine, Running
+from .machine import OWN, Machine, Running
 from .stand_in import KEY_VARIABLE
 from .stand_in_server import serve
 
@@ -39,6 +39,8 @@ AGENT = Path(__file__).with_name("daytona_agent.py").read_text()
 # The test image's variables, and what Daytona adds.
 ENVIRONMENT = {"PATH": PATH, "OF_THE_IMAGE": "1", "HOME": "/root", "DAYTONA_SANDBOX_ID": "inside"}
 REFERENCE = re.compile(r"FROM ([a-z0-9]+([._:/@-][a-zA-Z0-9]+)*)\n")
+UNKNOWN = ("no-such", "metaflow-sandbox-")
+RESTORED = "/tmp/.restored.tar"
 GIB = 1024  # MiB
 PIECE = 1 << 20  # bytes
 NOTHING: Mapping[str, BinaryIO] = MappingProxyType({})
@@ -57,7 +59,8 @@ class Faults:
     ``boot``, and all only after ``build`` seconds. Lists lag by ``lag`` seconds, removals take ``removal``
     seconds, and every removal but the first meanwhile is a conflict. Without ``walls`` the network is open.
     ``minute`` is how long Daytona's minutes are, ``delay`` how long the way to a sandbox is, in seconds.
-    With ``expired`` its key is one no more.
+    With ``expired`` its key is one no more. No snapshot is kept with a reason in ``snapshot``; one that is
+    shows up ``late_snapshot`` seconds after its sandbox is done with it.
     """
 
     busy: int = 0
@@ -79,6 +82,8 @@ class Faults:
     minute: float = MINUTE
     delay: float = 0.0
     expired: bool = False
+    snapshot: str = ""
+    late_snapshot: float = 0.0
 
     def waits(self) -> dict[str, str]:
         """The header of an answer 429."""
@@ -162,6 +167,15 @@ class Sandbox:
         return str(self.about["state"])
 
 
+@dataclass
+class Snapshot:
+    """One, with the answer that tells about it, a tar of what its sandbox had, and the disk asked for it."""
+
+    about: dict[str, Any]
+    content: BinaryIO
+    disk: int | None
+
+
 class Server:
     """All sandboxes of one key."""
 
@@ -170,6 +184,7 @@ class Server:
         self.url = ""
         self.faults = Faults()
         self.sandboxes: dict[str, Sandbox] = {}
+        self.snapshots: dict[str, Snapshot] = {}
         self.created: list[dict[str, Any]] = []  # what was asked for
         self.most = 0  # at once, since faults were set
         self._gone: dict[str, Sandbox] = {}  # what lists still have
@@ -180,7 +195,7 @@ class Server:
     def application(self) -> web.Application:
         """Its routes."""
         application = web.Application(middlewares=[self._checked], client_max_size=1 << 30)
-        one, inside = "/api/sandbox/{name}", "/toolbox/{name}"
+        one, inside, snapshot = "/api/sandbox/{name}", "/toolbox/{name}", "/api/snapshots/{name}"
         application.add_routes(
             [
                 web.post("/faults", self.set_faults),
@@ -188,6 +203,7 @@ class Server:
                 web.get("/most", self.tell_most),
                 web.get("/ttl/{name}", self.tell_ttl),
                 web.post("/vanish/{name}", self.vanish),
+                web.post("/snapshots", self.set_snapshots),
                 web.post("/starve/{name}", self.starve),
                 web.post("/api/sandbox", self.create),
                 web.get("/api/sandbox", self.list),
@@ -195,6 +211,10 @@ class Server:
                 web.delete(one, self.remove),
                 web.post(f"{one}/ttl/{{minutes}}", self.set_ttl),
                 web.get(f"{one}/build-logs-url", self.logs_url),
+                web.post(f"{one}/snapshot", self.keep),
+                web.get(snapshot, self.get_snapshot),
+                web.delete(snapshot, self.remove_snapshot),
+                web.post(f"{snapshot}/activate", self.activate_snapshot),
                 web.get("/logs/{name}", self.logs),
                 web.post(f"{inside}/process/execute", self.execute),
                 web.post(f"{inside}/files/bulk-upload", self.upload),
@@ -254,7 +274,7 @@ class Server:
             raise Refused(403, faults.quota, "FORBIDDEN")
         if asked.name in self.sandboxes:
             raise Refused(409, f"Sandbox with name {asked.name} already exists", "CONFLICT")
-        if asked.snapshot and asked.snapshot.startswith("no-such"):
+        if asked.snapshot and asked.snapshot.startswith(UNKNOWN) and asked.snapshot not in self.snapshots:
             raise Refused(400, f"Snapshot {asked.snapshot} not found. Did you add it?", "BAD_REQUEST")
         wanted = [mount.volume_id for mount in asked.volumes or ()]
         if unknown := [name for name in wanted if name.startswith("no-such")]:
@@ -323,6 +343,71 @@ class Server:
             await asyncio.sleep(0.05)
         await answer.write(b"#2 DONE\n")
         return answer
+
+    # --- snapshots --------------------------------------------------------------------------------
+
+    async def keep(self, request: web.Request) -> web.Response:
+        """What a sandbox is now, as a snapshot that shows up later."""
+        asked = control.CreateSandboxSnapshot.from_dict(await request.json())
+        assert asked
+        sandbox = self._find(request)
+        if self.faults.snapshot:
+            raise Refused(403, self.faults.snapshot, "FORBIDDEN")
+        if asked.name in self.snapshots:
+            raise Refused(409, f"Snapshot with name {asked.name} already exists", "CONFLICT")
+        sandbox.about["state"] = "snapshotting"
+        self._later(self._keep(sandbox, asked.name))
+        return self._told(sandbox)
+
+    async def _keep(self, sandbox: Sandbox, name: str) -> None:
+        assert sandbox.daemon
+        told = await sandbox.daemon.ask("pack", NOTHING, places=OWN)
+        sandbox.about["state"] = "started"
+        await self._tell_state(sandbox)
+        await asyncio.sleep(self.faults.late_snapshot)
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat()
+        about = {"id": str(uuid.uuid4()), "name": name, "general": False, "state": "active", "size": 1.0}
+        about |= {"entrypoint": None, "gpu": 0, "errorReason": None, "createdAt": now, "updatedAt": now}
+        about |= {"cpu": sandbox.about["cpu"], "mem": sandbox.about["memory"], "disk": sandbox.about["disk"]}
+        about["sourceSandboxId"] = sandbox.about["id"]
+        self.snapshots[name] = Snapshot(about, told["content"], sandbox.disk)
+
+    async def get_snapshot(self, request: web.Request) -> web.Response:
+        """One."""
+        return self._told_snapshot(self._find_snapshot(request))
+
+    async def remove_snapshot(self, request: web.Request) -> web.Response:
+        """For good."""
+        del self.snapshots[self._find_snapshot(request).about["name"]]
+        return web.Response()
+
+    async def activate_snapshot(self, request: web.Request) -> web.Response:
+        """After two weeks without use, here after the test's word."""
+        snapshot = self._find_snapshot(request)
+        snapshot.about["state"] = "active"
+        return self._told_snapshot(snapshot)
+
+    async def set_snapshots(self, request: web.Request) -> web.Response:
+        """For tests: the state of all, or none any more."""
+        state = (await request.json())["state"]
+        for snapshot in self.snapshots.values():
+            snapshot.about["state"] = state
+        if state is None:
+            self.snapshots.clear()
+        return web.json_response({})
+
+    def _find_snapshot(self, request: web.Request) -> Snapshot:
+        name = request.match_info["name"]
+        for snapshot in self.snapshots.values():
+            if name in (snapshot.about["name"], snapshot.about["id"]):
+                return snapshot
+        raise Refused(404, f"Snapshot with ID or name {name} not found", "NOT_FOUND")
+
+    @staticmethod
+    def _told_snapshot(snapshot: Snapshot) -> web.Response:
+        told = control.SnapshotDto.from_dict(snapshot.about)
+        assert told
+        return web.Response(text=told.to_json(), content_type="application/json")
 
     # --- into a sandbox ---------------------------------------------------------------------------
 
@@ -426,8 +511,18 @@ class Server:
             about.update(networkBlockAll=False, networkAllowList=None, domainAllowList=None)
         listed = time.monotonic() + self.faults.lag
         about["dockerfile"] = asked.build_info.dockerfile_content if asked.build_info else None
+        snapshot = self.snapshots.get(asked.snapshot or "")
+        if snapshot:
+            about |= {"cpu": snapshot.about["cpu"], "memory": snapshot.about["mem"]}
+            about["disk"] = snapshot.about["disk"]
         auto_stop = 15 if asked.auto_stop_interval is None else asked.auto_stop_interval
-        return Sandbox(about, auto_stop, asked.ttl_minutes or 0, listed=listed, disk=asked.disk)
+        return Sandbox(
+            about,
+            auto_stop,
+            asked.ttl_minutes or 0,
+            listed=listed,
+            disk=snapshot.disk if snapshot else asked.disk,
+        )
 
     def _told(self, sandbox: Sandbox) -> web.Response:
         told = control.Sandbox.from_dict(sandbox.about)
@@ -455,6 +550,9 @@ class Server:
             sandbox.about.update(state="error", errorReason=faults.boot)
         else:
             await self._boot(sandbox)
+        await self._tell_state(sandbox)
+
+    async def _tell_state(self, sandbox: Sandbox) -> None:
         told = {"sandbox": sandbox.about, "newState": sandbox.state}
         await self._events.emit("sandbox.state.updated", told)
 
@@ -479,6 +577,8 @@ class Server:
         words = ["python3", "-I", "-S", "-c", AGENT]
         running = await sandbox.machine.start(words, env={**ENVIRONMENT, **(about["env"] or {})}, stdin=True)
         sandbox.daemon = Daemon(running)
+        if snapshot := self.snapshots.get(about.get("snapshot") or ""):
+            await sandbox.daemon.ask("unpack", {RESTORED: snapshot.content}, name=RESTORED)
         about["state"] = "started"
 
     async def _remove(self, sandbox: Sandbox) -> None:

@@ -26,6 +26,7 @@ TESTED_ELSEWHERE = {
     "backends/container_places.py": "the contract, tests/integration/test_contract_nitrobox.py",
     "backends/inner_process.py": "the contract, tests/integration/test_contract_nitrobox.py",
     "backends/loaded_process.py": "the contract, tests/integration/test_contract_boxlite.py",
+    "backends/layers.py": "tests/integration/test_daytona_snapshots.py",
     "backends/lifetime.py": "the contract, tests/integration/test_contract_bubblewrap.py",
     "backends/local_sandbox.py": "the contract, tests/integration/test_contract_nitrobox.py",
     "backends/same_python.py": "by way of warden, tests/unit/backends/test_local_processes.py",

@@ -26,8 +26,10 @@ from .client import ANSWER, call, client
 from .creation import create
 from .parameters import LABEL, OURS, next_size, parameters
 from .sandbox import DaytonaSandbox, opened
+from .snapshots import Snapshots
 
 NAME = "daytona"
+_snapshots = Snapshots()
 
 
 class DaytonaBackend:
@@ -39,6 +41,7 @@ class DaytonaBackend:
         {
             Feature.REMOTE,
             Feature.FILES,
+            Feature.LAYERS,
             Feature.STDIN,
             Feature.GET,
             Feature.IMAGE,
@@ -65,11 +68,7 @@ class DaytonaBackend:
         Raises UnsupportedOption, BackendUnavailable, QuotaExceeded or StartFailed; then there is none.
         """
         check_options(spec, self, NAME)
-        name = f"metaflow-{os.urandom(8).hex()}"
-        wanted = parameters(name, spec)
-        sdk = client()
-        guard = warden(leftovers.END)
-        return DaytonaSandbox(create(sdk, wanted, spec.tell, guard), spec, guard)
+        return _snapshots.open(spec, made) if spec.layer else made(spec, None)
 
     def list(self, labels: Mapping[str, str]) -> Iterator[SandboxInfo]:
         """Sandboxes of this key's organization; those made elsewhere appear after some seconds."""
@@ -87,6 +86,14 @@ class DaytonaBackend:
     def destroy(self, sandbox_id: str) -> None:
         """Have a sandbox removed, whoever made it; idempotent."""
         leftovers.end(sandbox_id)
+
+
+def made(spec: SandboxSpec, user: str | None) -> DaytonaSandbox:
+    """A sandbox without a layer, for a user other than Daytona's own choice."""
+    wanted = parameters(f"metaflow-{os.urandom(8).hex()}", spec, user)
+    sdk = client()
+    guard = warden(leftovers.END)
+    return DaytonaSandbox(create(sdk, wanted, spec.tell, guard), spec, guard)
 
 
 def _listed(labels: Mapping[str, str], most: int | None = None) -> list[Any]:

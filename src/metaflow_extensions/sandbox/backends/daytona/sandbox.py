@@ -16,6 +16,7 @@ from ..interface import Command, SandboxSpec
 from ..lifetime import Lifetime
 from ..warden import Warden
 from . import files
+from .client import call
 from .leftovers import remove
 from .process import DaytonaProcess
 from .toolbox import CONTROL, PLACE, Toolbox
@@ -34,6 +35,7 @@ class DaytonaSandbox:
     def __init__(self, sandbox: Any, spec: SandboxSpec, warden: Warden) -> None:
         self.id = str(sandbox.name)
         self._warden = warden
+        self._sandbox = sandbox
         self._toolbox = Toolbox(sandbox, extends=not spec.lifetime)
         self._lifetime = Lifetime(self._toolbox, spec.lifetime, self._expire)
         self._processes: list[DaytonaProcess] = []
@@ -69,6 +71,11 @@ class DaytonaSandbox:
         """A file's content. Raises FileNotFoundError."""
         self._lifetime.check()
         return self._toolbox.read(source)
+
+    def keep_as(self, name: str, seconds: float) -> None:
+        """Have Daytona keep what it is now, without our programs, as a snapshot. Raises DaytonaError."""
+        self._toolbox.remove_programs()
+        call(lambda: self._sandbox.create_snapshot(name, seconds), seconds)
 
     def close(self) -> None:
         """Have the sandbox removed; idempotent. Raises SandboxLost when Daytona does not accept that."""

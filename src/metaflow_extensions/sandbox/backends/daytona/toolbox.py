@@ -35,6 +35,11 @@ UPLOADS = {
     CALL: str(holder_call.__file__),
     **{f"{CONTROL}/{name}": str(GUEST.parent / name) for name in PROGRAMS},
 }
+CLEAR = """
+import shutil, sys
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+sys.stdout.write("~~")
+"""
 EXTRA = 20  # seconds for what a call takes besides its waiting
 UPLOAD = 600  # seconds
 PATIENCE = 120.0  # seconds in which calls may fail while the sandbox is said to run
@@ -73,6 +78,10 @@ class Toolbox:
             uploads = [daytona.FileUpload(source, name) for name, source in {**programs, **files}.items()]
             self._repeated(lambda: self._sandbox.fs.upload_files(uploads, UPLOAD), UPLOAD + EXTRA)
             self._equipped = True
+
+    def remove_programs(self) -> None:
+        """Leave nothing of ours inside but what was put there; no command can be started any more."""
+        self.run([PYTHON, "-I", "-S", "-c", CLEAR, PLACE])
 
     def read(self, source: PurePosixPath) -> Iterator[bytes]:
         """A file's content. Raises FileNotFoundError, or StartFailed where it does not come to its end."""

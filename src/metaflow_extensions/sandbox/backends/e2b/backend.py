@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping
 from ...errors import UnsupportedOption
 from ..default_image import DEFAULT_IMAGE
 from ..interface import Feature, Isolation, SandboxInfo, SandboxSpec
+from ..layers import add
 from ..options import check_options
 from ..warden import warden
-from . import account, creation, layers, leftovers
+from . import account, creation, leftovers
 from .sandbox import E2BSandbox
 from .templates import Templates, wanted
 
@@ -55,7 +56,7 @@ class E2BBackend:
         account.key()
         if isinstance(template, str):
             sandbox = self._made(spec, template)
-            return layers.add(sandbox, spec.layer) if spec.layer else sandbox
+            return add(sandbox, spec.layer) if spec.layer else sandbox
         name = _templates.ensure(template, spec.tell)
         try:
             return self._made(spec, name)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import threading
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from e2b import AsyncTemplate
 from e2b.exceptions import BuildException
+from e2b.template.main import TemplateBuilder
 
 from ...errors import SandboxError, StartFailed, UnsupportedOption
+from ..built_once import BuiltOnce
 from ..default_image import DEFAULT_IMAGE
 from ..interface import Layer, SandboxSpec
-from . import layers
+from ..layers import unpacking
 from .account import ask, key
 from .failures import is_foreign, status_of
 
@@ -87,10 +89,7 @@ class Templates:
     """What this process knows of the account's templates."""
 
     def __init__(self) -> None:
-        self._changing = threading.Lock()
-        self._locks: dict[str, threading.Lock] = {}
-        self._ready: set[str] = set()
-        self._failed: dict[str, tuple[float, SandboxError]] = {}
+        self._built = BuiltOnce()
 
     def ensure(self, recipe: Recipe, tell: Callable[[str], None] | None, *, anew: bool = False) -> str:
         """The name of a template that is there, built by the first of all threads that ask for it.
@@ -99,24 +98,12 @@ class Templates:
         BackendUnavailable.
         """
         name = recipe.name(key())
-        asked = time.monotonic()
-        with self._changing:
-            lock = self._locks.setdefault(name, threading.Lock())
-            if anew:
-                self._ready.discard(name)
-        with lock:
-            if name in self._ready:
-                return name
-            failed, error = self._failed.get(name, (0.0, StartFailed("")))
-            if failed > asked:  # of whoever built it meanwhile
-                raise error
-            try:
-                if anew or not ask(f"the template {name}", lambda: AsyncTemplate.exists(name)):
-                    build(recipe, name, tell or (lambda _line: None))
-            except SandboxError as error:
-                self._failed[name] = (time.monotonic(), error)
-                raise
-            self._ready.add(name)
+        self._built.ensure(
+            name,
+            lambda: ask(f"the template {name}", lambda: AsyncTemplate.exists(name)),
+            lambda: build(recipe, name, tell or (lambda _line: None)),
+            anew=anew,
+        )
         return name
 
 
@@ -132,7 +119,7 @@ def build(recipe: Recipe, name: str, tell: Callable[[str], None]) -> None:
     async def built() -> None:
         try:
             await AsyncTemplate.build(
-                layers.with_layer(recipe.image, recipe.layer),
+                builder(recipe.image, recipe.layer),
                 name,
                 cpu_count=recipe.cores,
                 memory_mb=recipe.memory,
@@ -146,6 +133,16 @@ def build(recipe: Recipe, name: str, tell: Callable[[str], None]) -> None:
 
     ask(f"the template of image={recipe.image!r}", built, BUILD)
     tell(f"E2B has built the template {name} in {time.monotonic() - begin:.0f} s")
+
+
+def builder(image: str, layer: Layer | None) -> TemplateBuilder:
+    """What a template is built from."""
+    if layer is None:
+        return AsyncTemplate().from_image(image)
+    made = AsyncTemplate(file_context_path=str(layer.archive.parent)).from_image(image)
+    # Compressed already.
+    made.copy(layer.archive.name, f"{layer.place}/", user="root", gzip=False)
+    return made.run_cmd(shlex.join(unpacking(layer)), user="root")
 
 
 def _explained(recipe: Recipe, error: BuildException) -> SandboxError:

@@ -1,16 +1,13 @@
-"""Files that sandboxes have from their start: in a template that is built here, or put into a user's own."""
+"""Files that a sandbox is to have, unpacked in one that is there already."""
 
 from __future__ import annotations
 
-import shlex
+from typing import TypeVar
 
-from e2b import AsyncTemplate
-from e2b.template.main import TemplateBuilder
+from ..errors import StartFailed
+from .interface import Command, Layer, Sandbox
 
-from ...errors import StartFailed
-from ..interface import Command, Layer
-from .sandbox import E2BSandbox
-
+S = TypeVar("S", bound=Sandbox)
 # Not the image's tar, which it need not have; newer Pythons warn where no filter is named. One line: it is a
 # line of a build's log, too.
 UNPACK = (
@@ -25,17 +22,7 @@ def unpacking(layer: Layer) -> list[str]:
     return ["python3", "-I", "-c", UNPACK, str(layer.place), layer.archive.name]
 
 
-def with_layer(image: str, layer: Layer | None) -> TemplateBuilder:
-    """What a template is built from."""
-    if layer is None:
-        return AsyncTemplate().from_image(image)
-    builder = AsyncTemplate(file_context_path=str(layer.archive.parent)).from_image(image)
-    # Compressed already.
-    builder.copy(layer.archive.name, f"{layer.place}/", user="root", gzip=False)
-    return builder.run_cmd(shlex.join(unpacking(layer)), user="root")
-
-
-def add(sandbox: E2BSandbox, layer: Layer) -> E2BSandbox:
+def add(sandbox: S, layer: Layer) -> S:
     """The sandbox with those files. Raises StartFailed, and then it is closed."""
     try:
         _put(sandbox, layer)
@@ -45,7 +32,7 @@ def add(sandbox: E2BSandbox, layer: Layer) -> E2BSandbox:
     return sandbox
 
 
-def _put(sandbox: E2BSandbox, layer: Layer) -> None:
+def _put(sandbox: Sandbox, layer: Layer) -> None:
     sandbox.put(layer.archive, layer.place / layer.archive.name)
     process = sandbox.start(Command(unpacking(layer)))
     said = b"".join(chunk.data for chunk in process.output()).decode(errors="replace").strip()
