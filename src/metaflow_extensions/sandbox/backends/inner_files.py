@@ -33,6 +33,9 @@ try:
 except FileNotFoundError:
     sys.exit({MISSING})
 """
+SIZE = f"""{CHECK}
+print(os.lstat(path).st_size)
+"""
 GET = f"""{CHECK}
 import shutil
 try:
@@ -85,12 +88,14 @@ def get(
     """
     if not source.is_absolute() or "\0" in str(source):
         raise UnsupportedOption(f"{str(source)!r} must be an absolute path without NUL")
-    process = start(python(CHECK if read else GET, str(source)))
+    process = start(python(SIZE if read else GET, str(source)))
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as draft:
         try:
-            said = b""
+            said, size = b"", b""
             for output in process.output():
-                if output.stream is Stream.STDOUT:
+                if output.stream is Stream.STDOUT and read:
+                    size += output.data
+                elif output.stream is Stream.STDOUT:
                     draft.write(output.data)
                 else:
                     said += output.data
@@ -100,7 +105,7 @@ def get(
             if code:
                 reason = said.decode(errors="replace")[-500:] or "only regular files are copied out"
                 raise PermissionError(f"{source}: {reason}")
-            if read:
+            if read and size.strip() != b"0":
                 draft.writelines(read(source))
                 draft.flush()
             Path(draft.name).replace(target)

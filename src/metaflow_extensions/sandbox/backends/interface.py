@@ -144,7 +144,10 @@ class FileSandbox(Sandbox, Protocol):
     """
 
     def read(self, source: PurePosixPath) -> Iterator[bytes]:
-        """A file's content, which need not end. Raises FileNotFoundError; SandboxError also on the way."""
+        """Content of a file that is not empty, and need not end.
+
+        Raises FileNotFoundError; SandboxError also on the way.
+        """
 
 
 class Backend(Protocol):

@@ -65,7 +65,7 @@ class DaytonaSandbox:
     def get(self, source: PurePosixPath, target: Path) -> None:
         """Copy a regular file out. Raises FileNotFoundError, or PermissionError for a link."""
         self._lifetime.check()
-        inner_files.get(self.start, source, target)
+        inner_files.get(self.start, source, target, self.read)
 
     def read(self, source: PurePosixPath) -> Iterator[bytes]:
         """A file's content. Raises FileNotFoundError."""
