@@ -21,6 +21,7 @@ from metaflow_extensions.sandbox.backends.bubblewrap import binary as bwrap_bina
 from metaflow_extensions.sandbox.backends.bubblewrap.backend import BubblewrapBackend
 from metaflow_extensions.sandbox.backends.interface import Command, Mount, SandboxSpec
 from metaflow_extensions.sandbox.errors import BackendUnavailable, SandboxLost, StartFailed, UnsupportedOption
+from metaflow_extensions.sandbox.guest import large_files
 
 PYTHON = SandboxSpec(python=python_env.discover())
 AS_ROOT = os.geteuid() == 0
@@ -115,21 +116,20 @@ def test_writable_space_is_one_budget() -> None:
     assert run(code, spec=SandboxSpec(python=PYTHON.python, disk=16)) == (0, "16\n")
 
 
+FULL = """
+import glob, io
+os.environ[VARIABLE] = "yes"
+for size in (6 << 20, 20 << 20):
+    with as_file(io.BytesIO(bytes(size))) as path:
+        print(path is not None, *[os.stat(place).st_size >> 20 for place in glob.glob("/tmp/metaflow-*")])
+    print(glob.glob("/tmp/metaflow-*"))
+"""
+
+
 def test_no_room_for_a_large_file() -> None:
     """Guards an artifact that would go as a file against a disk that is full: nothing is left of its copy."""
-    code = """
-    import glob, io, os
-    from metaflow_extensions.sandbox.guest import large_files
-    os.environ[large_files.VARIABLE] = "yes"
-    for size in (6 << 20, 20 << 20):
-        with large_files.as_file(io.BytesIO(bytes(size))) as path:
-            print(path is not None, *[os.stat(place).st_size >> 20 for place in glob.glob("/tmp/metaflow-*")])
-        print(glob.glob("/tmp/metaflow-*"))
-    """
-    assert run(code, spec=SandboxSpec(python=PYTHON.python, disk=16)) == (
-        0,
-        "True 6\n[]\nFalse\n[]\n",
-    )
+    code = Path(large_files.__file__).read_text() + FULL
+    assert run(code, spec=SandboxSpec(python=PYTHON.python, disk=16)) == (0, "True 6\n[]\nFalse\n[]\n")
 
 
 def test_shared_memory_is_limited() -> None:
