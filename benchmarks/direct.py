@@ -1,7 +1,7 @@
 """What a step costs that reads and writes a bucket itself, or through the launcher, above a plain one there.
 
 The bucket is moto's, on the loopback; the backend a stand-in for a cloud's, whose sandboxes take no time to
-make and have nothing of the launcher's but what is sent.
+make, have nothing of the launcher's but what is sent, and have their disks in memory.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.integration.outside import settings
 from tests.integration.s3 import bucket
 
+from .disks import memory
 from .images import STEPS, turns
 from .measure import Series, run_flow
 from .report import Row
@@ -21,12 +22,13 @@ LIMITS = {"direct": 0.8, "relay": 0.5}  # seconds a task
 
 def steps_with_a_bucket(directory: Path, repeat: int) -> list[Row]:
     """What sandboxing a step adds to a run over S3."""
-    with bucket() as made:
+    with bucket() as made, memory() as disks:
 
         def chain(sandboxed: int, access: str) -> Callable[[], float]:
             variables: Mapping[str, str] = {
                 **made.settings,
                 **settings(),
+                **disks,
                 "METAFLOW_SANDBOX_NETWORK": "public",
                 "METAFLOW_SANDBOX_DATASTORE_ACCESS": access,
                 "CHAIN_SANDBOXED": str(sandboxed),
