@@ -56,6 +56,24 @@ def test_in_order_a_few_round_trips_are_enough() -> None:
     assert sum(map(len, launcher.asked)) == 1000
 
 
+@pytest.mark.parametrize("by", ["name", "input"])
+def test_the_inputs_of_a_join(by: str) -> None:
+    """Guards a join over a hundred inputs, whether it reads name by name or input by input."""
+    launcher = Launcher()
+    ahead = ReadAhead(launcher.load_all)
+    tasks = [
+        {"all": key(1), **{f"a{name}": key(1000 * name + task) for name in range(3)}} for task in range(100)
+    ]
+    listings = [{"objects": names, "info": {name: {"size": 1} for name in names}} for names in tasks]
+    ahead.learn(*(json.dumps(listing).encode() for listing in listings))
+    reads = [(name, task) for name in range(3) for task in range(100)]
+    for name, task in reads if by == "name" else sorted(reads, key=lambda read: read[1]):
+        for number in (1000 * name + task, *([1] if name == 0 else [])):  # what all of them have
+            assert ahead.take(STORE, path(number)) == (True, {"of": path(number)}, path(number).encode())
+    assert len(launcher.asked) < 20
+    assert sum(map(len, launcher.asked)) <= 301
+
+
 def test_out_of_order_at_most_twice_as_many_are_loaded() -> None:
     """Guards a step that reads a few artifacts of many against being sent the others."""
     launcher, ahead = reading(1000)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from metaflow.datastore.content_addressed_store import ContentAddressedStore
 
+from metaflow_extensions.sandbox.guest.ahead import Object
 from metaflow_extensions.sandbox.guest.client import RelayClient
 from metaflow_extensions.sandbox.plugins.guest_providers import storage as module
 from metaflow_extensions.sandbox.plugins.guest_providers.relay import RelayException
@@ -21,8 +22,9 @@ from metaflow_extensions.sandbox.plugins.guest_providers.storage import (
     LocalRelayStorage,
 )
 
-from ..relay.parts import OWN, Bench, DirectoryStorage, listening
+from ..relay.parts import INPUT, OWN, Bench, DirectoryStorage, listening
 
+DOCUMENTS = ("data.json", "attempt.json", "DONE.lock")
 SMALL_ONES = [b"%d" % number for number in range(40)]
 LARGE_ONE = os.urandom(3 * SMALL)
 
@@ -98,3 +100,35 @@ def test_nothing_is_marked_as_done_whose_records_were_refused(far: Far) -> None:
     with pytest.raises(RelayException, match="tags"):
         LocalRelayStorage("/data").save_bytes([(mark, io.BytesIO(b""))])
     assert not (far.root / mark).exists()
+
+
+def test_documents_of_a_task_come_together(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards a join of many inputs: Metaflow asks for eighteen files of each, most of which are not there."""
+    there = {f"{INPUT}/0.{name}" for name in DOCUMENTS}
+    for path in there:
+        (far.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (far.root / path).write_text("{}")
+    asked: list[int] = []
+    load_all = module.client.load_all
+
+    def counting(store: str, paths: list[str], count: int) -> list[Object]:
+        asked.append(len(paths))
+        return load_all(store, paths, count)
+
+    monkeypatch.setattr(module.client, "load_all", counting)
+    paths = [f"{INPUT}/{attempt}.{name}" for attempt in range(100) for name in DOCUMENTS]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with LocalRelayStorage("/data").load_bytes(paths) as loaded:
+        found = [(path, local and Path(local).read_text()) for path, local, _ in loaded]
+        # The relay's socket, and none for each document.
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+    assert found == [(path, "{}" if path in there else None) for path in paths]
+    assert asked == [256, 44]
+
+
+def test_a_document_that_may_not_be_read(far: Far) -> None:
+    """Guards against a refusal that looks like a task without results."""
+    paths = [f"{INPUT}/0.data.json", "Flow/13/start/3/0.data.json"]
+    storage = LocalRelayStorage("/data")
+    with storage.load_bytes(paths) as loaded, pytest.raises(RelayException, match="refused"):
+        list(loaded)

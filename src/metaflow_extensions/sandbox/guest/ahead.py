@@ -7,6 +7,7 @@ import json
 import posixpath
 import re
 import threading
+from collections import Counter
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 LISTING = re.compile(r".*/\d+\.data\.json")  # Metaflow's list of a task's artifacts
@@ -19,26 +20,28 @@ Object = Tuple[bool, Optional[Dict[str, Any]], bytes]  # found, metadata, conten
 
 
 class ReadAhead:
-    """Guesses from what was read which small artifacts of a task will be: those that follow in natural order.
+    """Guesses from what was read which small artifacts will be: those whose names follow, in natural order.
 
-    ``load_all`` loads objects by their paths, in one round trip. At most twice as many are loaded as were
-    asked for, whatever their order.
+    Of several tasks, a join's inputs, each name comes once for every task before the next. ``load_all`` loads
+    objects by their paths, in one round trip. At most twice as many are loaded as were asked for, whatever
+    their order.
     """
 
     def __init__(self, load_all: Callable[[str, List[str]], List[Object]]) -> None:
         self._load_all = load_all
-        self._listing = b""
+        self._listings: Tuple[bytes, ...] = ()
         self._order: List[str] = []
         self._place: Dict[str, int] = {}
+        self._left: Dict[str, int] = {}  # how many tasks have it that have not asked for it
         self._asked = self._loaded = 0
         self._had: Set[str] = set()
         self._ready: Dict[Tuple[str, str], Object] = {}
         self._reading = threading.Lock()
 
-    def learn(self, listing: bytes) -> None:
-        """Remember a task's list of artifacts, in place of the last one."""
+    def learn(self, *listings: bytes) -> None:
+        """Remember tasks' lists of artifacts, in place of the last ones."""
         with self._reading:
-            self._listing = listing if len(listing) <= MAX_LISTING else b"{}"
+            self._listings = listings if sum(map(len, listings)) <= MAX_LISTING else (b"{}",)
 
     def take(self, store: str, path: str) -> Optional[Object]:
         """The object, when it is one of those that can be had ahead; None for all others."""
@@ -49,19 +52,26 @@ class ReadAhead:
             key = (store, path)
             if key in self._ready:
                 self._asked += 1
-                return self._ready.pop(key)
+                return self._given(key)
             paths = self._following(path)
             if not paths:
                 return None
-            wanted, *further = zip(paths, self._load_all(store, paths))  # noqa: B905 -- Python 3.8 has no strict=
+            loaded = self._load_all(store, paths)
             self._loaded += len(paths)
             self._had.update(posixpath.basename(each) for each in paths)
             if len(self._ready) > MAX_READY:
                 self._ready.clear()
-            self._ready.update({(store, each): item for each, item in further if item[0]})
-            return wanted[1]
+            items = zip(paths, loaded)  # noqa: B905 -- Python 3.8 has no strict=
+            self._ready.update({(store, each): item for each, item in items if item[0]})
+            return self._given(key) if key in self._ready else loaded[0]
         finally:
             self._reading.release()
+
+    def _given(self, key: Tuple[str, str]) -> Object:
+        """What is ready, which stays so for further tasks that have it."""
+        name = posixpath.basename(key[1])
+        self._left[name] -= 1
+        return self._ready[key] if self._left[name] > 0 else self._ready.pop(key)
 
     def _following(self, path: str) -> List[str]:
         """The path and some that come after it; nothing for what is not a small artifact."""
@@ -77,18 +87,21 @@ class ReadAhead:
         return [posixpath.join(folder, each[:2], each) for each in names]
 
     def _parse(self) -> None:
-        if not self._listing:
+        if not self._listings:
             return
+        named: List[Tuple[Any, int, str]] = []
         try:
-            listing = json.loads(self._listing)
-            sizes = {name: facts["size"] for name, facts in listing["info"].items()}
-            small = [name for name in listing["objects"] if sizes[name] <= SMALL]
-            keys = [listing["objects"][name] for name in sorted(small, key=natural)]
-            self._place = {key: place for place, key in enumerate(keys)}
+            for number, listing in enumerate(map(json.loads, self._listings)):
+                sizes = {name: facts["size"] for name, facts in listing["info"].items()}
+                small = [name for name in listing["objects"] if sizes[name] <= SMALL]
+                named += [(natural(name), number, listing["objects"][name]) for name in small]
+            # What several tasks have is one object.
+            self._left = Counter(key for _, _, key in named)
+            self._order = list(dict.fromkeys(key for _, _, key in sorted(named)))
         except (ValueError, KeyError, TypeError, AttributeError):
-            keys, self._place = [], {}  # of another version of Metaflow: one by one, then
-        self._listing = b""
-        self._order = keys
+            self._order, self._left = [], {}  # of another version of Metaflow: one by one, then
+        self._place = {key: place for place, key in enumerate(self._order)}
+        self._listings = ()
         self._asked = self._loaded = 0
         self._had.clear()
         self._ready.clear()

@@ -177,10 +177,13 @@ class RelayClient:
         """An object."""
         return self._content("load", store=store, path=path)
 
-    def load_all(self, store: str, paths: List[str]) -> List[Tuple[bool, Optional[Dict[str, Any]], bytes]]:
-        """(found, metadata, content) of small objects, in one round trip. Raises RelayRefused for the first.
+    def load_all(
+        self, store: str, paths: List[str], asked: int = 1
+    ) -> List[Tuple[bool, Optional[Dict[str, Any]], bytes]]:
+        """(found, metadata, content) of small objects, in one round trip.
 
-        One that is refused further on counts as not found: nobody has asked for it yet.
+        Raises RelayRefused for the first ``asked`` ones. One that is refused further on counts as not found:
+        nobody has asked for it yet.
         """
         connection = self.connection()
         for path in paths:
@@ -188,11 +191,11 @@ class RelayClient:
         connection.collect(0)
         objects: List[Tuple[bool, Optional[Dict[str, Any]], bytes]] = []
         refused = None
-        for path in paths:
+        for number in range(len(paths)):
             try:
                 header = connection.answer()
             except RelayRefused as error:
-                refused = refused or (error if path == paths[0] else None)
+                refused = refused or (error if number < asked else None)
                 header = {"found": False, "meta": None}
             content = b"".join(read_stream(connection.reader)) if header["found"] else b""
             objects.append((header["found"], header["meta"], content))
