@@ -60,7 +60,8 @@ class Faults:
     seconds, and every removal but the first meanwhile is a conflict. Without ``walls`` the network is open.
     ``minute`` is how long Daytona's minutes are, ``delay`` how long the way to a sandbox is, in seconds.
     With ``expired`` its key is one no more. No snapshot is kept with a reason in ``snapshot``; one that is
-    shows up ``late_snapshot`` seconds after its sandbox is done with it.
+    shows up ``late_snapshot`` seconds after its sandbox is done with it. With ``no_snapshots`` the
+    key may not look at any.
     """
 
     busy: int = 0
@@ -84,6 +85,7 @@ class Faults:
     expired: bool = False
     snapshot: str = ""
     late_snapshot: float = 0.0
+    no_snapshots: bool = False
 
     def waits(self) -> dict[str, str]:
         """The header of an answer 429."""
@@ -397,6 +399,8 @@ class Server:
         return web.json_response({})
 
     def _find_snapshot(self, request: web.Request) -> Snapshot:
+        if self.faults.no_snapshots:
+            raise Refused(403, "Forbidden resource", "FORBIDDEN")
         name = request.match_info["name"]
         for snapshot in self.snapshots.values():
             if name in (snapshot.about["name"], snapshot.about["id"]):

@@ -121,7 +121,9 @@ def test_sizes_are_the_snapshots(backend: DaytonaBackend, server: DaytonaServer,
 
 
 @pytest.mark.parametrize(
-    "faults", [{"snapshot": "Snapshot quota exceeded"}, {"late_snapshot": 60.0}], ids=str
+    ("faults", "sandboxes"),
+    [({"snapshot": "quota exceeded"}, 3), ({"late_snapshot": 60.0}, 3), ({"no_snapshots": True}, 2)],
+    ids=["quota", "late", "a key without permission"],
 )
 def test_packages_without_a_snapshot(
     backend: DaytonaBackend,
@@ -129,6 +131,7 @@ def test_packages_without_a_snapshot(
     layer: Layer,
     monkeypatch: pytest.MonkeyPatch,
     faults: dict[str, Any],
+    sandboxes: int,
 ) -> None:
     """Guards packages against what Daytona does not keep: each sandbox gets them, and it is told once."""
     monkeypatch.setattr("metaflow_extensions.sandbox.backends.daytona.snapshots.APPEARS", 2.0)
@@ -137,7 +140,7 @@ def test_packages_without_a_snapshot(
     with server.failing(**faults):
         for _ in range(2):
             assert content(backend, layer=layer, tell=told.append) == b"there 1\n"
-    assert made(server, before) == [None, None, None]
+    assert made(server, before) == [None] * sandboxes
     assert sum("are sent to each" in line for line in told) == 1
 
 

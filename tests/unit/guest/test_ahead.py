@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from metaflow_extensions.sandbox.guest.ahead import AT_ONCE, SMALL, Object, ReadAhead, natural
+from metaflow_extensions.sandbox.guest.ahead import AT_ONCE, MAX_LISTINGS, SMALL, Object, ReadAhead, natural
 
 STORE = "local@/data"
 
@@ -72,6 +72,16 @@ def test_the_inputs_of_a_join(by: str) -> None:
             assert ahead.take(STORE, path(number)) == (True, {"of": path(number)}, path(number).encode())
     assert len(launcher.asked) < 20
     assert sum(map(len, launcher.asked)) <= 301
+
+
+def test_very_many_inputs() -> None:
+    """Guards the memory of a join: the first of its inputs are read ahead, the others one by one."""
+    launcher = Launcher()
+    ahead = ReadAhead(launcher.load_all)
+    padding = "x" * (MAX_LISTINGS // 10)
+    listings = [{"objects": {"a": key(n)}, "info": {"a": {"size": 1}}, "padding": padding} for n in range(20)]
+    ahead.learn(*(json.dumps(listing).encode() for listing in listings))
+    assert [ahead.take(STORE, path(number)) is not None for number in range(20)] == [True] * 9 + [False] * 11
 
 
 def test_out_of_order_at_most_twice_as_many_are_loaded() -> None:

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 LISTING = re.compile(r".*/\d+\.data\.json")  # Metaflow's list of a task's artifacts
-MAX_LISTING = 4 * 1024 * 1024  # bytes
+MAX_LISTINGS = 4 * 1024 * 1024  # bytes
 SMALL = 16 * 1024  # bytes of an artifact before compression, as its task's list says
 AT_ONCE = 64
 MAX_READY = 1024  # objects that were loaded and not asked for
@@ -39,9 +39,11 @@ class ReadAhead:
         self._reading = threading.Lock()
 
     def learn(self, *listings: bytes) -> None:
-        """Remember tasks' lists of artifacts, in place of the last ones."""
+        """Remember tasks' lists of artifacts, in place of the last ones; of very many, the first."""
+        sizes = itertools.accumulate(map(len, listings))
+        count = sum(size <= MAX_LISTINGS for size in sizes)
         with self._reading:
-            self._listings = listings if sum(map(len, listings)) <= MAX_LISTING else (b"{}",)
+            self._listings = listings[:count] or (b"{}",)
 
     def take(self, store: str, path: str) -> Optional[Object]:
         """The object, when it is one of those that can be had ahead; None for all others."""

@@ -26,6 +26,7 @@ APPEARS = 60.0  # seconds in which a snapshot whose sandbox is done with it show
 LOOK_EVERY = 1.0  # seconds
 ROOT = "root"
 FAILED = ("error", "build_failed")
+FORBIDDEN = 403
 Make = Callable[[SandboxSpec, "str | None"], DaytonaSandbox]
 """Makes a sandbox of a spec without a layer, for a user of its image or the default one."""
 
@@ -122,6 +123,8 @@ def is_there(name: str, spec: SandboxSpec) -> bool:
             call(lambda: client().snapshot.delete(found), ANSWER)
             return False
     except (daytona.DaytonaError, CommandTimeout) as error:
+        if getattr(error, "status_code", None) == FORBIDDEN:
+            raise _NotKept(f"Daytona keeps no snapshots for this key ({error})") from error
         raise failures.refused(error) from error
     if found:
         _check_sizes(found, spec)
