@@ -187,6 +187,7 @@ class Server:
         self.faults = Faults()
         self.sandboxes: dict[str, Sandbox] = {}
         self.snapshots: dict[str, Snapshot] = {}
+        self._keeping: set[str] = set()  # names of those that do not show up yet
         self.created: list[dict[str, Any]] = []  # what was asked for
         self.most = 0  # at once, since faults were set
         self._gone: dict[str, Sandbox] = {}  # what lists still have
@@ -355,15 +356,20 @@ class Server:
         sandbox = self._find(request)
         if self.faults.snapshot:
             raise Refused(403, self.faults.snapshot, "FORBIDDEN")
-        if asked.name in self.snapshots:
+        if asked.name in {*self.snapshots, *self._keeping}:
             raise Refused(409, f"Snapshot with name {asked.name} already exists", "CONFLICT")
+        self._keeping.add(asked.name)
         sandbox.about["state"] = "snapshotting"
         self._later(self._keep(sandbox, asked.name))
         return self._told(sandbox)
 
     async def _keep(self, sandbox: Sandbox, name: str) -> None:
         assert sandbox.daemon
-        told = await sandbox.daemon.ask("pack", NOTHING, places=OWN)
+        try:
+            told = await sandbox.daemon.ask("pack", NOTHING, places=OWN)
+        except Refused:
+            self._keeping.discard(name)  # its sandbox has gone
+            return
         sandbox.about["state"] = "started"
         await self._tell_state(sandbox)
         await asyncio.sleep(self.faults.late_snapshot)
@@ -372,6 +378,7 @@ class Server:
         about |= {"entrypoint": None, "gpu": 0, "errorReason": None, "createdAt": now, "updatedAt": now}
         about |= {"cpu": sandbox.about["cpu"], "mem": sandbox.about["memory"], "disk": sandbox.about["disk"]}
         about["sourceSandboxId"] = sandbox.about["id"]
+        self._keeping.discard(name)
         self.snapshots[name] = Snapshot(about, told["content"], sandbox.disk)
 
     async def get_snapshot(self, request: web.Request) -> web.Response:

@@ -144,6 +144,20 @@ def test_packages_without_a_snapshot(
     assert sum("are sent to each" in line for line in told) == 1
 
 
+def test_two_runs_at_once(backend: DaytonaBackend, server: DaytonaServer, layer: Layer) -> None:
+    """Guards the second of two runs, whose snapshot has the name of the first's: it waits for that one."""
+    told: list[str] = []
+    before = len(server.created())
+
+    def opened(_run: int) -> None:
+        Snapshots().open(SandboxSpec(layer=layer, tell=told.append), backend_module.made).close()
+
+    with server.failing(late_snapshot=3.0), ThreadPoolExecutor(2) as pool:
+        list(pool.map(opened, range(2)))
+    assert [name is None for name in made(server, before)] == [True, True, False, False]
+    assert not any("are sent to each" in line for line in told)
+
+
 def test_a_snapshot_that_shows_up_late(backend: DaytonaBackend, server: DaytonaServer, layer: Layer) -> None:
     """Guards against a list that lags, which is no failure."""
     before = len(server.created())

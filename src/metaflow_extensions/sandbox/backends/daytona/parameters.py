@@ -16,7 +16,7 @@ from ..interface import SandboxSpec
 OURS = "metaflow-sandbox"  # label of every sandbox of ours
 LABEL = "metaflow-sandbox.label."  # before the names of the step's own labels
 IPV4 = 4
-SIZES = {"cpu": 1, "memory": 1024, "disk": 1024}  # of cores, and of MiB
+UNITS = {"cpu": 1, "memory": 1024, "disk": 1024}  # of cores, and of MiB
 AUTO_STOP = 15  # minutes without a call; the sandbox is ephemeral, so that this ends it
 TTL = 120  # minutes, extended while a command runs
 MARGIN = 300.0  # seconds from the end of a lifetime to Daytona's own end of the sandbox
@@ -103,16 +103,16 @@ def _as_network(host: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | No
 
 def next_size(limit: str, amount: float) -> int:
     """The least that Daytona has for at least that much: whole cores, or whole GiB as MiB."""
-    return math.ceil(amount / SIZES[limit]) * SIZES[limit]
+    return math.ceil(amount / UNITS[limit]) * UNITS[limit]
 
 
 def _whole(limit: str, amount: float) -> int:
-    if amount % SIZES[limit]:
+    if amount % UNITS[limit]:
         raise UnsupportedOption(
             f"{limit}={amount:g}: Daytona has whole {'cores' if limit == 'cpu' else 'GiB'} only, the next is "
             f"{limit}={next_size(limit, amount)}"
         )
-    return int(amount // SIZES[limit])
+    return int(amount // UNITS[limit])
 
 
 def _checked(options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from ..interface import SandboxSpec
 from ..layers import add
 from . import failures
 from .client import ANSWER, call, client
-from .parameters import SIZES
+from .parameters import UNITS
 from .sandbox import DaytonaSandbox
 
 MAKING = 1800.0  # seconds for Daytona to keep a sandbox as a snapshot
@@ -96,11 +96,14 @@ def build(name: str, spec: SandboxSpec, make: Make) -> None:
     # It takes longer than some steps may.
     sandbox = add(make(dataclasses.replace(spec, layer=None, lifetime=None), ROOT), spec.layer)
     try:
-        sandbox.keep_as(name, MAKING)
+        try:
+            sandbox.keep_as(name, MAKING)
+        except (daytona.DaytonaError, CommandTimeout) as error:
+            # Otherwise another run makes it, too, or the answer was lost.
+            if failures.is_definite(error):
+                raise _NotKept(f"Daytona keeps no snapshot {name} ({error})") from error
         if not _appears(name, spec):
             raise _NotKept(f"Daytona lists no snapshot {name}")
-    except (daytona.DaytonaError, CommandTimeout) as error:
-        raise _NotKept(f"Daytona keeps no snapshot {name} ({error})") from error
     finally:
         try:
             sandbox.close()
@@ -154,7 +157,7 @@ def _get(name: str) -> Any:
 
 def _check_sizes(found: Any, spec: SandboxSpec) -> None:
     has = {"cpu": found.cpu, "memory": found.mem, "disk": found.disk}
-    for limit, unit in SIZES.items():
+    for limit, unit in UNITS.items():
         asked = getattr(spec, limit)
         if asked is not None and has[limit] * unit != asked:
             raise _NotKept(
